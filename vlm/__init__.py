@@ -1,0 +1,1 @@
+"""Embedding and question to text: the pipeline, the RKLLM functions and the surfaces."""

@@ -1,0 +1,152 @@
+"""The whole error tree of rkvlm.
+
+    RkvlmError                          anything this project raises on purpose          exit 1
+    ├── ImageError                      a picture that cannot be used                    exit 3
+    │   └── ImageTooLargeError          a picture over a limit
+    ├── EncoderError                    the vision encoder                               exit 4
+    │   ├── EncoderFileError            the file is missing, or is not an encoder
+    │   ├── EncoderUnavailableError     what runs this kind of file is not installed here
+    │   ├── EncoderMismatchError        the file and the profile disagree
+    │   └── EmbeddingError              an array that is not a valid embedding
+    ├── RequestError                    what was asked cannot be done                    exit 5
+    │   ├── ProfileError                a profile that is unknown, incomplete or wrong
+    │   ├── PromptError                 a prompt that cannot be rendered safely
+    │   ├── OptionError                 an option out of range or not usable here
+    │   └── ContextTooLongError         prompt, pictures and answer exceed the context
+    ├── LibraryError                    librkllmrt.so                                    exit 6
+    │   ├── LibraryNotFoundError        no library where we looked
+    │   ├── LibraryFormatError          not a library for this machine, or a symbol is missing
+    │   └── UnknownReleaseError         a release whose structs are not known
+    ├── ModelError                      the language model                               exit 7
+    │   ├── ModelLoadError              the runtime would not load it
+    │   ├── RunError                    a run failed
+    │   ├── RunTimeoutError             a run did not come back
+    │   ├── ModelBusyError              a second run on a handle
+    │   └── ModelClosedError            used after close()
+    └── NotSupportedByRuntime           this release has no such function                exit 8
+
+Surfaces take the exit code and the HTTP status from the class, never from the text.
+"""
+
+from __future__ import annotations
+
+from encoders.errors import (
+    EmbeddingError,
+    EncoderError,
+    EncoderFileError,
+    EncoderMismatchError,
+    EncoderUnavailableError,
+    ImageError,
+    ImageTooLargeError,
+    RkvlmError,
+)
+
+__all__ = [
+    "ContextTooLongError",
+    "EmbeddingError",
+    "EncoderError",
+    "EncoderFileError",
+    "EncoderMismatchError",
+    "EncoderUnavailableError",
+    "ImageError",
+    "ImageTooLargeError",
+    "LibraryError",
+    "LibraryFormatError",
+    "LibraryNotFoundError",
+    "ModelBusyError",
+    "ModelClosedError",
+    "ModelError",
+    "ModelLoadError",
+    "NotSupportedByRuntime",
+    "OptionError",
+    "ProfileError",
+    "PromptError",
+    "RequestError",
+    "RkvlmError",
+    "RunError",
+    "RunTimeoutError",
+    "UnknownReleaseError",
+]
+
+
+class RequestError(RkvlmError):
+    """What was asked cannot be done; asking differently helps."""
+
+    exit_code = 5
+    http_status = 400
+
+
+class ProfileError(RequestError):
+    """A profile that is unknown, incomplete, or wrong; the message names the key."""
+
+
+class PromptError(RequestError):
+    """A prompt that cannot be rendered safely: a NUL, a control tag, or tags and pictures that do not match."""
+
+
+class OptionError(RequestError):
+    """An option out of range, or one that this model or runtime cannot take."""
+
+
+class ContextTooLongError(RequestError):
+    """Prompt, pictures and answer together exceed the model's context."""
+
+
+class LibraryError(RkvlmError):
+    """librkllmrt.so cannot be used."""
+
+    exit_code = 6
+
+
+class LibraryNotFoundError(LibraryError):
+    """No librkllmrt.so in any of the places where it was looked for."""
+
+
+class LibraryFormatError(LibraryError):
+    """The file is not a library for this machine, or lacks a function that its release has."""
+
+
+class UnknownReleaseError(LibraryError):
+    """A release of the runtime whose struct layouts are not known; nothing is passed to it."""
+
+
+class ModelError(RkvlmError):
+    """The language model failed."""
+
+    exit_code = 7
+
+
+class ModelLoadError(ModelError):
+    """The runtime would not load the model."""
+
+
+class RunError(ModelError):
+    """A run failed, or reported an error."""
+
+
+class RunTimeoutError(ModelError):
+    """A run did not return in time after it was asked to stop."""
+
+    http_status = 503
+
+
+class ModelBusyError(ModelError):
+    """A second run was asked for on a model that is running."""
+
+    http_status = 503
+
+
+class ModelClosedError(ModelError):
+    """The model was used after `close()`."""
+
+
+class NotSupportedByRuntime(RkvlmError):  # noqa: N818 - the name that users of the SDK search for
+    """The runtime's release has no such function; the message names the first release that has it."""
+
+    exit_code = 8
+    http_status = 501
+
+    def __init__(self, what: str, release: str, first: str | None) -> None:
+        advice = f"it needs {first} or newer" if first else "no release known to rkvlm has it"
+        super().__init__(f"{what} is not supported by RKLLM runtime {release}; {advice}.")
+        self.what, self.release, self.first = what, release, first
