@@ -1,0 +1,253 @@
+"""Training data: drawn pictures, and conversations about them packed into rows of tokens.
+
+Pictures are drawn once into a pool on disk and met many times, each time with other questions and half the time
+mirrored. A row shows one or two pictures and then holds several independent conversations, which see the pictures and
+themselves but not one another (`group`), so that a picture is encoded once for many questions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from multiprocessing import Pool
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from net import TOKENS
+from numpy.typing import NDArray
+from questions import DECLINE, NO_PICTURE, PAIR_KINDS, SINGLE_KINDS, Asker, Turn, vocabulary
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from world import BACKGROUNDS, COLOURS, OUTSIDE, SHAPES, Scene, Thing, draw, draw_outside, random_scene
+
+SIDE = 112
+IM_START, IM_END, IMG, IMG_END, PAD = "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<image_pad>"
+SPECIAL = (IM_END, IM_START, IMG, IMG_END, PAD)
+OUTSIDE_SHARE = 0.08
+SINGLE_WEIGHT = {"describe": 2.0, "list_shapes": 1.0, "count": 1.5, "where": 1.0}
+
+
+def make_tokenizer() -> Tokenizer:
+    """Byte-level BPE over the words of the world; any other text falls to pieces, down to bytes."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=1024, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(vocabulary(), trainer)
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in SPECIAL])
+    return tokenizer
+
+
+# --- pictures ----------------------------------------------------------------------------------------------------------
+
+
+def fit(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Stretch to the encoder's square, by one of several resamplers so that none is learnt by heart."""
+    shrinks = min(pixels.shape[:2]) >= SIDE
+    ways = (cv2.INTER_AREA,) if shrinks else (cv2.INTER_LINEAR, cv2.INTER_CUBIC)
+    return cv2.resize(pixels, (SIDE, SIDE), interpolation=ways[int(rng.integers(len(ways)))])  # type: ignore[return-value]
+
+
+def _draw_one(job: tuple[int, bool]) -> tuple[Scene, NDArray[np.uint8]]:
+    seed, held_out = job
+    cv2.setNumThreads(1)
+    rng = np.random.default_rng(seed)
+    if rng.random() < OUTSIDE_SHARE:
+        return OUTSIDE, fit(draw_outside(rng), rng)
+    scene = random_scene(rng, held_out)
+    return scene, fit(draw(scene, rng), rng)
+
+
+def make_pool(folder: Path, name: str, count: int, seed: int, held_out: bool) -> tuple[list[Scene], NDArray[np.uint8]]:
+    """Draw `count` pictures, or find them drawn. Returns scenes and uint8 pixels (count, 112, 112, 3) on disk."""
+    pixels_file, scenes_file = folder / f"{name}.u8", folder / f"{name}.jsonl"
+    shape = (count, SIDE, SIDE, 3)
+    if not scenes_file.exists():
+        pixels = np.memmap(pixels_file, np.uint8, "w+", shape=shape)
+        jobs = [(seed * 10_000_000 + index, held_out) for index in range(count)]
+        scenes = []
+        with Pool() as workers:
+            for index, (scene, picture) in enumerate(workers.imap(_draw_one, jobs, chunksize=64)):
+                pixels[index] = picture
+                scenes.append(scene)
+        scenes_file.write_text("".join(json.dumps(asdict(scene)) + "\n" for scene in scenes))
+    read = (json.loads(line) for line in scenes_file.read_text().splitlines())
+    scenes = [Scene(tuple(Thing(**t) for t in s["things"]), s["background"], s["aspect"]) for s in read]
+    return scenes, np.memmap(pixels_file, np.uint8, "r", shape=shape)
+
+
+# --- rows --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Row:
+    """One packed row. group: 0 for what all see, else the conversation's number; weight: of a token in the loss."""
+
+    ids: list[int]
+    group: list[int]
+    position: list[int]
+    weight: list[float]
+    spans: list[tuple[str, int, int]]  # kind, first and last + 1 index of an answer
+
+
+class Packer:
+    """Builds rows from scenes."""
+
+    def __init__(self, tokenizer: Tokenizer, asker: Asker) -> None:
+        self.tokenizer, self.asker = tokenizer, asker
+        self.known: dict[str, list[int]] = {}
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False).ids  # type: ignore[no-any-return]
+
+    def answer(self, text: str) -> list[int]:
+        if text not in self.known and len(self.known) < 200_000:
+            self.known[text] = self.encode(text + IM_END)
+        return self.known.get(text) or self.encode(text + IM_END)
+
+    def row(self, pictures: int, talks: list[tuple[str, list[Turn]]], system: bool = False, late: bool = False) -> Row:
+        """A row of conversations about `pictures` pictures; late: the (only) question stands before the picture."""
+        images = (IMG + PAD * TOKENS + IMG_END) * pictures
+        opening = f"{IM_START}system\nYou are a helpful assistant.{IM_END}\n" if system else ""
+        opening += f"{IM_START}user\n"
+        shared = self.encode(opening + ("" if late else images))
+        row = Row(list(shared), [0] * len(shared), list(range(len(shared))), [0.0] * len(shared), [])
+        for number, (kind, turns) in enumerate(talks, 1):
+            place = len(shared)
+            for index, (question, answer) in enumerate(turns):
+                start = f"\n{IM_START}user\n" if index else ""
+                asked = self.encode(f"{start}{question}{images if late and not index else ''}{IM_END}\n{IM_START}assistant\n")
+                told = self.answer(answer)
+                row.spans.append((kind, len(row.ids) + len(asked), len(row.ids) + len(asked) + len(told)))
+                row.ids += asked + told
+                weight = SINGLE_WEIGHT.get(kind, 1.0) / len(told) ** 0.5
+                row.weight += [0.0] * len(asked) + [weight] * len(told)
+                length = len(asked) + len(told)
+                row.position += range(place, place + length)
+                row.group += [number] * length
+                place += length
+        return row
+
+    def about_one(self, scene: Scene, talks: int) -> Row:
+        """Conversations about one picture: most single questions, some with follow-ups."""
+        ask, rng = self.asker, self.asker.rng
+        late = rng.random() < 0.06
+        chosen: list[tuple[str, list[Turn]]] = []
+        while sum(len(turns) for _, turns in chosen) < (1 if late else talks):
+            if not scene.things:
+                question = ask.any_about(random_scene(rng))[0]
+                chosen.append(("outside", [(ask.typed(question), DECLINE)]))
+                continue
+            if rng.random() < 0.02:
+                chosen.append(("other", [(ask.typed(ask.wording("OTHER")), DECLINE)]))
+                continue
+            if rng.random() < 0.14:
+                turns = self.conversation(scene)
+                kind = "follow"
+            else:
+                kind = "describe" if not chosen and rng.random() < 0.7 else SINGLE_KINDS[int(rng.integers(len(SINGLE_KINDS)))]
+                turn = getattr(ask, kind)(scene)
+                turns = [turn] if turn else []
+            if turns:
+                chosen.append((kind, [(ask.typed(q), a) for q, a in turns]))
+        return self.row(1, chosen, system=rng.random() < 0.03, late=late)
+
+    def conversation(self, scene: Scene) -> list[Turn]:
+        """Several turns about one scene."""
+        ask, rng = self.asker, self.asker.rng
+        turns = [ask.any_about(scene) for _ in range(int(rng.integers(0, 3)))]
+        turns += ask.follow_up(scene)
+        if rng.random() < 0.15:
+            turns.append((ask.wording("THANKS"), "You are welcome!"))
+        return turns
+
+    def about_two(self, one: Scene, two: Scene, talks: int) -> Row:
+        ask, rng = self.asker, self.asker.rng
+        late = rng.random() < 0.06
+        chosen = []
+        for _ in range(1 if late else talks):
+            kind = PAIR_KINDS[int(rng.integers(len(PAIR_KINDS)))]
+            question, answer = getattr(ask, kind)(one, two)
+            chosen.append((kind, [(ask.typed(question), answer)]))
+        return self.row(2, chosen, late=late)
+
+    def about_none(self, talks: int) -> Row:
+        """Conversations without a picture."""
+        ask, rng = self.asker, self.asker.rng
+        chosen = []
+        for _ in range(talks):
+            if rng.random() < 0.4:
+                question = ask.any_about(random_scene(rng))[0]
+                chosen.append(("blind", [(ask.typed(question), NO_PICTURE)]))
+            else:
+                question, answer = ask.without_picture()
+                chosen.append(("talk", [(ask.typed(question), answer)]))
+        return self.row(0, chosen)
+
+
+# --- batches -----------------------------------------------------------------------------------------------------------
+
+
+def labels(scene: Scene) -> tuple[list[int], NDArray[np.int64]]:
+    """What the eyes are asked while they learn: [background, outside], and for nine cells [there, shape, colour, large]."""
+    cells = np.zeros((9, 4), np.int64)
+    for t in scene.things:
+        cells[t.row * 3 + t.column] = 1, SHAPES.index(t.shape), list(COLOURS).index(t.colour), t.size == "large"
+    return [list(BACKGROUNDS).index(scene.background) if scene.things else 0, int(not scene.things)], cells
+
+
+def collate(rows: list[Row], pictures: list[NDArray[np.uint8]], scenes: list[Scene]) -> dict[str, object]:
+    """Rows to tensors, padded to the longest."""
+    length = (max(len(row.ids) for row in rows) + 31) // 32 * 32
+    ids, group = np.zeros((len(rows), length), np.int64), np.full((len(rows), length), -1, np.int64)
+    position, weight = np.zeros_like(ids), np.zeros((len(rows), length), np.float32)
+    for index, row in enumerate(rows):
+        size = len(row.ids)
+        ids[index, :size], group[index, :size] = row.ids, row.group
+        position[index, :size], weight[index, :size] = row.position, row.weight
+    told = [labels(scene) for scene in scenes]
+    return {
+        "ids": torch.from_numpy(ids), "group": torch.from_numpy(group), "position": torch.from_numpy(position),
+        "weight": torch.from_numpy(weight), "spans": [row.spans for row in rows],
+        "pictures": torch.from_numpy(np.stack(pictures)) if pictures else torch.zeros((0, SIDE, SIDE, 3), dtype=torch.uint8),
+        "scene": torch.tensor([t[0] for t in told]), "cells": torch.from_numpy(np.stack([t[1] for t in told])),
+    }  # fmt: skip
+
+
+class Lessons(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+    """An endless stream of batches, the same for the same seed."""
+
+    def __init__(self, folder: Path, name: str, count: int, seed: int, batch: int, held_out: bool = False) -> None:
+        self.folder, self.name, self.count, self.seed, self.batch, self.held_out = folder, name, count, seed, batch, held_out
+
+    def __iter__(self) -> Iterator[dict[str, object]]:
+        scenes, pixels = make_pool(self.folder, self.name, self.count, self.seed, self.held_out)
+        rng = np.random.default_rng(self.seed)
+        packer = Packer(make_tokenizer(), Asker(rng, held_out=self.held_out, noise=not self.held_out))
+        inside = [index for index, scene in enumerate(scenes) if scene.things]
+        step = 0
+        while True:
+            step += 1
+            rows: list[Row] = []
+            shown: list[NDArray[np.uint8]] = []
+            about: list[Scene] = []
+
+            def show(index: int, shown: list[NDArray[np.uint8]] = shown, about: list[Scene] = about) -> Scene:
+                mirrored = bool(rng.random() < 0.5)
+                scene = scenes[index].flipped() if mirrored else scenes[index]
+                shown.append(pixels[index][:, ::-1] if mirrored else pixels[index])
+                about.append(scene)
+                return scene
+
+            if step % 4 == 0:
+                for _ in range(self.batch * 5 // 8):
+                    one, two = rng.choice(inside, 2)
+                    rows.append(packer.about_two(show(one), show(two), 6))
+            else:
+                rows += [packer.about_none(9) for _ in range(self.batch // 24)]
+                while len(rows) < self.batch:
+                    rows.append(packer.about_one(show(int(rng.integers(len(scenes)))), 6))
+            yield collate(rows, shown, about)
