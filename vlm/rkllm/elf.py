@@ -30,7 +30,7 @@ def check_library_file(path: Path) -> None:
             if header[:4] != b"\x7fELF":
                 raise LibraryFormatError(
                     f"{path} is not a shared library: it begins with {header[:8]!r}, not with the ELF mark. "
-                    "Take librkllmrt.so from the vendor's runtime; often a git-lfs pointer or a web page lies in its place."
+                    "Take it from the vendor's runtime; often a git-lfs pointer or a web page lies in its place."
                 )
             _check_header(path, header)
             offset = int(struct.unpack_from("<Q", header, 32)[0])
