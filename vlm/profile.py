@@ -1,0 +1,364 @@
+"""One TOML file, one frozen profile: everything that differs between models.
+
+Unknown keys, wrong types and values that contradict each other are errors that name the file and the key; nothing is
+converted or guessed. configs/README.md documents every key; its table is made from the descriptions below.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from vlm.errors import ProfileError, RequestError
+from vlm.keys import did_you_mean, explain, key_error, keys_of
+from vlm.options import Sampling
+from vlm.prompt import IMAGE, IMAGE_TAG, Message, render
+from vlm.resources import configs_dir
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+if TYPE_CHECKING:
+    from encoders.base import VisionSpec
+
+Side = Literal["host", "board"]
+FilePart = Literal["encoder", "llm"]
+_TAG_LIKE = re.compile(r"<[^\s<>]+>")
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise PydanticCustomError("text", "expected text without a NUL character")
+    return text
+
+
+def _one_tag(text: str) -> str:
+    # A tag is escaped by a space after its first character, which needs a second one, and no space in any tag.
+    if len(text) < 2 or re.search(r"\s", text):
+        raise PydanticCustomError("tag", "expected a tag of two characters or more, without spaces in it")
+    return text
+
+
+def _tag_or_space(text: str) -> str:
+    if text.strip():
+        _one_tag(text.strip())
+    return text
+
+
+def _relative(pattern: str) -> str:
+    path = PurePosixPath(pattern)
+    if not pattern or path.is_absolute() or ".." in path.parts:
+        raise PydanticCustomError("pattern", "expected a path relative to the model directory, without ..")
+    return pattern
+
+
+Text = Annotated[str, AfterValidator(_no_nul)]
+Tag = Annotated[str, AfterValidator(_no_nul), AfterValidator(_one_tag)]
+SpacedTag = Annotated[str, AfterValidator(_no_nul), AfterValidator(_tag_or_space)]
+Pattern = Annotated[str, AfterValidator(_no_nul), AfterValidator(_relative)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Positive = Annotated[FiniteFloat, Field(gt=0)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class EncoderKeys(_Table):
+    """What the vision encoder takes and gives."""
+
+    height: int = Field(ge=1, le=8192, description="Height of the encoder's input, in pixels.")
+    width_px: int = Field(ge=1, le=8192, description="Width of the encoder's input, in pixels.")
+    tokens: int = Field(ge=1, description="Embeddings that one image becomes.")
+    width: int = Field(ge=1, description="Numbers in one embedding: the hidden size of the language model.")
+    outputs: int = Field(1, ge=1, le=16, description="Tensors that the encoder gives: 1, or 1 + deepstack levels.")
+    fit: Literal["pad", "stretch", "crop"] = Field(
+        default="pad", description="How a picture of another shape is made to fit."
+    )
+    background: tuple[Byte, Byte, Byte] = Field(
+        (127, 127, 127), description="RGB, 0 to 255: behind transparent pixels, and for padding."
+    )
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = Field(
+        description="Taken off pixels in 0 to 1, by channel; ONNX encoders only, a .rknn file has it baked in."
+    )
+    std: tuple[Positive, Positive, Positive] = Field(description="What the difference is divided by, by channel.")
+    patch: int | None = Field(
+        None, ge=1, description="Side of a patch in pixels; given, size and tokens are checked against it."
+    )
+    merge: int = Field(1, ge=1, description="Patches along each side that become one token.")
+
+    @model_validator(mode="after")
+    def _tokens_follow_from_size(self) -> EncoderKeys:
+        if self.patch is None:
+            return self
+        cell = self.patch * self.merge
+        for key, pixels in (("height", self.height), ("width_px", self.width_px)):
+            if pixels % cell:
+                raise key_error(key, f"expected a multiple of patch x merge = {cell}; got {pixels}")
+        tokens = (self.height // cell) * (self.width_px // cell)
+        if self.tokens != tokens:
+            size = f"{self.width_px} x {self.height} pixels in cells of {cell}"
+            raise key_error("tokens", f"expected {tokens}, which is {size}; got {self.tokens}")
+        return self
+
+
+class TagKeys(_Table):
+    """The model's own tags around and for an image; the runtime puts them in place of each `<image>`."""
+
+    start: SpacedTag = Field(description="Before the image's tokens; may be empty.")
+    end: SpacedTag = Field(description="After the image's tokens; may be empty.")
+    content: Tag = Field(description="Once for each of the image's tokens.")
+
+
+class CoreKeys(_Table):
+    """Which NPU cores the parts of the model use."""
+
+    encoder: Literal["auto", "all", "0", "1", "2", "0,1", "0,1,2"] = Field(
+        default="all", description="NPU cores of the encoder; the runtime offers no other sets."
+    )
+    llm: Literal["all", "1", "2", "3"] = Field(
+        default="all", description="NPU cores that the language model is converted for; fixed in the .rkllm file."
+    )
+
+
+class FileKeys(_Table):
+    """Where the files lie, relative to a model directory."""
+
+    encoder: tuple[Pattern, ...] = Field(
+        min_length=1,
+        description="Where the encoder may lie; the first pattern that fits counts. {soc} stands for the SoC's name.",
+    )
+    llm: tuple[Pattern, ...] = Field(
+        min_length=1, description='The same for the language model; "." is the model directory itself.'
+    )
+
+
+class FilesKeys(_Table):
+    """The files of the model, for a PC and for a board."""
+
+    bundled: bool = Field(False, description="The files come with rkvlm (the demo model).")
+    host: FileKeys | None = Field(None, description="For ONNX Runtime on a PC.")
+    board: FileKeys | None = Field(None, description="For the NPU.")
+
+
+class Profile(_Table):
+    """One model's facts, checked. Made by `load_profile` and `parse_profile`."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="The profile's name; also the file's.")
+    family: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="The kind of model.")
+    description: Text = Field(min_length=1, description="What it is, in one line.")
+    min_release: str = Field(description="The first release of the RKLLM runtime that can run it.")
+    chat_template: Text = Field(min_length=1, description="Jinja template of the whole conversation; see above.")
+    system: Text = Field("", description="System message of a conversation that brings none of its own.")
+    control: tuple[Tag, ...] = Field(
+        description="The tokenizer's special tokens; in messages they are escaped or refused, as are the image tags."
+    )
+    stop: tuple[Text, ...] = Field((), description="Texts that end an answer.")
+    thinking: bool = Field(False, description="The template knows `enable_thinking`.")
+    max_context_len: int = Field(ge=32, le=16384, description="Tokens of prompt, images and answer together.")
+    max_new_tokens: int = Field(256, ge=1, le=16384, description="Tokens of an answer, if the question does not say.")
+    encoder: EncoderKeys
+    tags: TagKeys
+    sampling: Sampling = Field(default=Sampling.model_validate({}))
+    cores: CoreKeys = Field(default=CoreKeys())
+    files: FilesKeys
+    sources: Mapping[str, Text] = Field(
+        default_factory=dict, description='Where a value was read: `"encoder.width" = "config.json, hidden_size"`.'
+    )
+    unproven: tuple[str, ...] = Field(
+        (), description="Keys whose value was seen in no file of this model, its authors, or the vendor's example for it."
+    )
+
+    _path: Path | None = PrivateAttr(default=None)
+
+    @field_validator("min_release")
+    @classmethod
+    def _known_release(cls, release: str) -> str:
+        from vlm.rkllm.abi import RELEASES
+
+        if release not in RELEASES:
+            raise PydanticCustomError("release", "expected one of {known}", {"known": ", ".join(RELEASES)})
+        return release
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Profile:
+        needed = self.encoder.tokens + self.max_new_tokens
+        if self.max_context_len <= needed:
+            what = f"encoder.tokens + max_new_tokens = {needed}"
+            raise key_error("max_context_len", f"expected more than {what}; got {self.max_context_len}")
+        known = [key.name for key in keys_of(Profile)]
+        for table, names in (("sources", self.sources), ("unproven", self.unproven)):
+            for name in names:
+                if name not in known:
+                    raise key_error(table, f'expected names of keys; got "{name}"{did_you_mean(name, known)}')
+        _check_template(self)
+        return self
+
+    @property
+    def path(self) -> Path | None:
+        """The file it was read from, or None when it was parsed from a text."""
+        return self._path
+
+    @property
+    def vision(self) -> VisionSpec:
+        """What the encoder takes and gives, in the encoders' own terms."""
+        from encoders.base import VisionSpec
+
+        return VisionSpec(**self.encoder.model_dump(exclude={"patch", "merge"}))
+
+    @property
+    def control_tags(self) -> tuple[str, ...]:
+        """Every text that has a meaning of its own in a prompt, the longest first: `<image>`, image tags, `control`."""
+        image_tags = (tag.strip() for tag in (self.tags.start, self.tags.end, self.tags.content))
+        tags = {IMAGE_TAG, *self.control, *(tag for tag in image_tags if tag)}
+        return tuple(sorted(tags, key=lambda tag: (-len(tag), tag)))
+
+    def find_file(
+        self, directory: str | os.PathLike[str], part: FilePart, side: Side, *, soc: str | None = None
+    ) -> Path:
+        """Return the encoder or the language model in `directory`, for a PC ("host") or a board ("board").
+
+        The language model of a PC is a directory, that of a board a file. soc: the SoC's name as file names have it
+        ("rk3588"); None accepts any. Raises ProfileError when there is none, or when a pattern fits several.
+        """
+        keys = self.files.host if side == "host" else self.files.board
+        if keys is None:
+            raise ProfileError(f"Profile {self.name} names no files for the {side}; add [files.{side}] to it.")
+        root = Path(directory)
+        if not root.is_dir():
+            raise ProfileError(f"The model directory {root} of {self.name} is not there, or is not a directory.")
+        wanted = [_with_soc(pattern, soc) for pattern in (keys.encoder if part == "encoder" else keys.llm)]
+        for pattern in wanted:
+            found = [root] if pattern == "." else sorted(root.glob(pattern))
+            if len(found) > 1:
+                names = ", ".join(path.name for path in found)
+                raise ProfileError(
+                    f"{root} has several files for {pattern} ({part} of {self.name}): {names}. Say which with --{part}."
+                )
+            if found:
+                return found[0]
+        raise ProfileError(
+            f"{root} has no {part} for {self.name}; looked for {', '.join(wanted)}. Say where it is with --{part}."
+        )
+
+
+def _with_soc(pattern: str, soc: str | None) -> str:
+    return pattern.replace("{soc}", soc) if soc else re.sub(r"\*?\{soc\}\*?", "*", pattern)
+
+
+def _check_template(profile: Profile) -> None:
+    """Render a conversation that uses everything, so that a broken template is found before a user asks."""
+    words = ("alpha", "bravo", "charlie", "delta")
+    conversation = [
+        Message("system", words[0]),
+        Message("user", [IMAGE, words[1]]),
+        Message("assistant", words[2]),
+        Message("user", [words[3], IMAGE]),
+    ]
+    try:
+        text = render(profile, conversation).text
+        render(profile, [Message("user", words[1])], on_control="refuse")
+    except RequestError as exc:
+        raise key_error("chat_template", str(exc).rstrip(".")) from exc
+    places = [text.find(word) for word in words]
+    if -1 in places or places != sorted(places):
+        raise key_error("chat_template", "expected every message's text in the prompt, in order; got " + repr(text))
+    unlisted = sorted(set(_TAG_LIKE.findall(text)) - set(profile.control_tags))
+    if unlisted:
+        # A tag of the template that is not listed could be typed by a user, and would end his own turn.
+        raise key_error("control", f"expected every tag of chat_template; missing {', '.join(unlisted)}")
+
+
+def parse_profile(text: str, origin: str) -> Profile:
+    """Make a profile from the text of a TOML file; `origin` names it in messages.
+
+    Raises ProfileError, naming every key that is wrong with what was expected and what was there.
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ProfileError(f"{origin}: expected TOML; {exc}.") from exc
+    try:
+        return Profile.model_validate(_frozen(data), strict=True)
+    except ValidationError as exc:
+        problems = explain(exc, Profile)
+        listed = problems[0] if len(problems) == 1 else "".join(f"\n  {problem}" for problem in problems)
+        raise ProfileError(f"{origin}: {listed}") from exc
+
+
+def _frozen(value: Any) -> Any:
+    """Turn arrays into tuples, so that a strict and frozen model takes them."""
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def load_profile(
+    name_or_path: str | os.PathLike[str], *, directories: Sequence[str | os.PathLike[str]] = ()
+) -> Profile:
+    """Read one profile: a file (a path, or text with a slash or ending in .toml), or a name.
+
+    directories: where to look for a name before the built-in profiles. Raises ProfileError.
+    """
+    given = os.fspath(name_or_path)
+    if not isinstance(name_or_path, str) or "/" in given or given.endswith(".toml"):
+        return _read(Path(given))
+    files = dict(_files(directories))
+    if given not in files:
+        names = sorted(files)
+        raise ProfileError(
+            f'There is no profile "{given}"{did_you_mean(given, names)}. Known: {", ".join(names)}. A profile of your '
+            "own is given by its path."
+        )
+    return _read_named(given, files[given])
+
+
+def list_profiles(directories: Sequence[str | os.PathLike[str]] = ()) -> list[Profile]:
+    """Read every profile, sorted by name; one in `directories` stands before a built-in one of its name.
+
+    Raises ProfileError when one of them is wrong.
+    """
+    return [_read_named(name, path) for name, path in sorted(dict(_files(directories)).items())]
+
+
+def _files(directories: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[str, Path]]:
+    """Yield name and path of each profile; of a name that comes twice, the later one counts."""
+    for directory in [configs_dir(), *map(Path, reversed(directories))]:
+        for path in sorted(directory.glob("*.toml")):
+            yield path.stem, path
+
+
+def _read_named(name: str, path: Path) -> Profile:
+    profile = _read(path)
+    if profile.name != name:
+        raise ProfileError(f'{path}: name: expected "{name}", as the file is called; got "{profile.name}".')
+    return profile
+
+
+def _read(path: Path) -> Profile:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ProfileError(f"The profile {path} cannot be read: {exc}.") from exc
+    profile = parse_profile(text, str(path))
+    profile._path = path
+    return profile
