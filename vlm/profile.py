@@ -184,9 +184,7 @@ class Profile(_Table):
     sources: Mapping[str, Text] = Field(
         default_factory=dict, description='Where a value was read: `"encoder.width" = "config.json, hidden_size"`.'
     )
-    unproven: tuple[str, ...] = Field(
-        (), description="Keys whose value was seen in no file of this model, its authors, or the vendor's example for it."
-    )
+    unproven: tuple[str, ...] = Field((), description="Keys whose value was inferred, or read for a sister model only.")
 
     _path: Path | None = PrivateAttr(default=None)
 
