@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -73,10 +74,30 @@ class ImageEmbedding:
         return int(self.data.shape[1])
 
 
+def join_embeddings(parts: Sequence[ImageEmbedding]) -> ImageEmbedding:
+    """The embeddings of several pictures in one buffer, in order; one alone is passed on as it is, without a copy.
+
+    Raises EmbeddingError where there is none, and where tokens or width differ.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    shapes = {part.data.shape[1:] for part in parts}
+    if len(shapes) != 1:
+        what = " and ".join(f"{tokens} x {width}" for tokens, width in sorted(shapes)) or "no embedding at all"
+        raise EmbeddingError(f"Only embeddings with the same tokens x width can be joined; got {what}.")
+    hashes = tuple(content_hash for part in parts for content_hash in part.hashes)
+    return ImageEmbedding(np.concatenate([part.data for part in parts]), hashes)
+
+
 class Encoder(Protocol):
-    """An open vision encoder. Stays open between requests; not safe for use by two threads at once."""
+    """An open vision encoder. Stays open between requests; not safe for use by two threads at once.
+
+    spec: what it was opened with, and has been compared with. identity: the same for the same encoder file and no
+    other, for `encoders.cache`.
+    """
 
     spec: VisionSpec
+    identity: str
 
     def encode(self, pixels: NDArray[np.uint8], content_hash: str) -> ImageEmbedding:
         """Embed one image.

@@ -1,0 +1,1 @@
+"""Measurements that anyone can repeat: each prints what is compared side by side, from one run."""
