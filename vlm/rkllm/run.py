@@ -164,13 +164,13 @@ class Run:
     def end_stream(self) -> None:
         """Let the consumer see the end; nothing more of this run is going to happen."""
         self._mark_returned()
-        if self._asked is None:
+        reached: FinishReason = "length" if len(self.token_ids) >= self._limit else "stop"
+        reason = self._asked or reached
+        if self._asked is None and reached == "stop":  # a character that we cut in two is not shown as a broken one
             self._emit(self._scanner.feed(self._joiner.flush()))
-        if self._asked != "stop":
-            self._emit(self._scanner.flush())
+        self._emit(self._scanner.flush())
         if self.error is None:
-            reached: FinishReason = "length" if len(self.token_ids) >= self._limit else "stop"
-            self.finish_reason = self._asked or reached
+            self.finish_reason = reason
         self.done.set()
         self.queue.put(None)
 

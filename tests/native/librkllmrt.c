@@ -1,0 +1,400 @@
+/* A stand-in for librkllmrt.so, one release for each build (-DRELEASE=..., -DRELEASE_NAME="..."). It runs no model: it
+ * looks at everything it is given, writes it down, and calls back as it was told to by words in brackets.
+ *
+ * What it saw is read with standin_report(): JSON objects, one a line, until standin_reset(). A line with "violation"
+ * is a rule of the interface broken by the caller.
+ *
+ * Words in the model's path:
+ *   [refuse]    rkllm_init returns -1          [null]      rkllm_init returns 0 and leaves the handle NULL
+ *   [width=N]   the model's embedding width (8)            [image-tokens=N]  tokens of one image it takes (4)
+ *   [clear=N]   rkllm_clear_kv_cache returns N once something has run
+ * Words in the prompt:
+ *   [id=X]      every token's text is "X:0 ", "X:1 ", ...  [tokens=N]  how many tokens (5)
+ *   [say=TEXT]  says TEXT instead, cut into pieces of [piece=N] bytes (1), one a token, whatever UTF-8 says
+ *   [bytes=N]   says no more than N bytes of it
+ *   [waiting=bytes|null|again]  a piece that ends inside a character comes as WAITING with its bytes, or with NULL and
+ *               all of its bytes later, or with its bytes and all of them again later
+ *   [empty=N]   the Nth token has NULL text                [prefill=MS] [pace=MS]  time before the first token, for each
+ *   [thread]    calls back from a thread of its own        [userdata=null]  loses the userdata
+ *   [finish=now|later|text|again|none|late]  FINISH right after the last token, one token later, with the last token's
+ *               text in it, with the last token's text again, not at all, or (with the last token) from a thread after
+ *               rkllm_run has returned
+ *   [error=N]   ERROR after N tokens                       [rc=N]  what rkllm_run returns
+ *   [fail]      rkllm_run returns -1 without a callback    [hang]  does not return before standin_release()
+ *   [abort=finish|error|none]  what an abort is answered with      [deaf=N]  the first N aborts are not heard
+ *   [over=N]    goes on N tokens beyond max_new_tokens     [ghost]  a token with the userdata of the run before
+ */
+#include "rkllm_structs.h"
+#include "standin.h"
+#include "standin_inputs.h"
+
+enum { NORMAL, WAITING, FINISH, ERROR, HIDDEN };
+enum { MODELS = 64, MAGIC = 0x5ca1ab1e };
+
+EXPORT const char standin_version[] = "RKLLM SDK (version: " RELEASE_NAME " | target: stand-in)";
+
+typedef struct {
+    int magic, aborts, deaf, kv, ran;
+    bool running, aborted;
+    int width, image_tokens, clear_code, max_new_tokens;
+    LLMResultCallback callback;
+    void *last_userdata;
+    bool late_started;
+    pthread_t late;
+} Model;
+
+typedef struct {
+    Model *model;
+    const RKLLMInput *input;
+    const RKLLMInferParam *infer;
+    char *prompt;
+    void *userdata;
+    int code, sent, limit;
+} Job;
+
+static Model models[MODELS];
+static pthread_cond_t released = PTHREAD_COND_INITIALIZER;
+static int releases, hanging;
+
+/* Lets every run that hangs now return; how many there were. */
+EXPORT int standin_release(void) {
+    pthread_mutex_lock(&lock);
+    int count = hanging;
+    releases++;
+    pthread_cond_broadcast(&released);
+    pthread_mutex_unlock(&lock);
+    return count;
+}
+
+/* ---- the model's life ---------------------------------------------------------------------------------------- */
+
+static Model *live(LLMHandle handle, const char *caller) {
+    Model *model = handle;
+    if (model && model >= models && model < models + MODELS && model->magic == MAGIC) return model;
+    put("{\"violation\": \"%s on a handle that is not open\"}\n", caller);
+    return NULL;
+}
+
+static Model *idle(LLMHandle handle, const char *caller) {
+    Model *model = live(handle, caller);
+    if (model && model->running) put("{\"violation\": \"%s during a run\"}\n", caller);
+    return model;
+}
+
+EXPORT RKLLMParam rkllm_createDefaultParam(void) {
+    RKLLMParam p;
+    memset(&p, 0, sizeof p);
+    p.max_context_len = 512, p.max_new_tokens = 512, p.top_k = 40, p.top_p = 0.9f, p.temperature = 0.8f;
+    p.repeat_penalty = 1.1f, p.mirostat_tau = 5.0f, p.mirostat_eta = 0.1f, p.skip_special_token = true;
+#if RELEASE >= R120
+    p.n_keep = -1;
+    p.extend_param.enabled_cpus_num = 4, p.extend_param.enabled_cpus_mask = 0xF0;
+#endif
+#if RELEASE >= R121
+    p.extend_param.n_batch = 1;
+#endif
+    return p;
+}
+
+#if RELEASE >= R130
+EXPORT int rkllm_init(LLMHandle *handle, RKLLMParam *param, RKLLMCallback *callbacks) {
+    LLMResultCallback callback = callbacks ? callbacks->result_callback : NULL;
+    if (callbacks && (callbacks->tokenizer_callback || callbacks->embed_callback)) violation("a callback not asked for");
+#else
+EXPORT int rkllm_init(LLMHandle *handle, RKLLMParam *param, LLMResultCallback callback) {
+#endif
+    if (!handle || !param || !param->model_path || !callback) return violation("rkllm_init with a NULL"), -1;
+    write_param(param);
+#if RELEASE < R130
+    if (!param->img_start || !param->img_end || !param->img_content) return violation("a NULL image tag"), -1;
+#endif
+    *handle = NULL;
+    if (has(param->model_path, "refuse")) return -1;
+    if (has(param->model_path, "null")) return 0;
+    for (Model *m = models; m < models + MODELS; m++) {
+        if (m->magic == MAGIC) continue;
+        memset(m, 0, sizeof *m);
+        m->magic = MAGIC;
+        m->callback = callback;
+        m->width = number(param->model_path, "width", 8);
+        m->image_tokens = number(param->model_path, "image-tokens", 4);
+        m->clear_code = number(param->model_path, "clear", 0);
+        m->max_new_tokens = param->max_new_tokens;
+        *handle = m;
+        return 0;
+    }
+    return violation("too many models open"), -1;
+}
+
+EXPORT int rkllm_destroy(LLMHandle handle) {
+    Model *model = idle(handle, "rkllm_destroy");
+    if (!model) return -1;
+    if (model->late_started) pthread_join(model->late, NULL);
+    put("{\"call\": \"destroy\"}\n");
+    model->magic = 0;
+    return 0;
+}
+
+/* ---- a run --------------------------------------------------------------------------------------------------- */
+
+/* One callback. The text and the result are spoilt afterwards: who kept a pointer to them shows it. */
+static void tell(Job *job, int state, const char *bytes, int size, int token, RKLLMResult *more) {
+    char *text = bytes ? strndup(bytes, size) : NULL;
+    RKLLMResult result;
+    memset(&result, 0, sizeof result);
+    if (more) result = *more;
+    result.text = text, result.token_id = token;
+    void *userdata = is(job->prompt, "userdata", "null") ? NULL : job->userdata;
+#if RELEASE >= R121
+    if (job->model->callback(&result, userdata, state) != 0) violation("a callback returned something other than 0");
+#else
+    job->model->callback(&result, userdata, state);
+#endif
+    if (text) memset(text, '#', size);
+    free(text);
+    memset(&result, 0x5a, sizeof result);
+}
+
+static void finish(Job *job, const char *bytes, int size, int token) {
+    RKLLMResult result;
+    memset(&result, 0, sizeof result);
+#if RELEASE >= R121
+    result.perf = (RKLLMPerfStat){12.5f, 7, 50.0f, job->sent, 64.25f};
+#endif
+    tell(job, FINISH, bytes, size, token, &result);
+}
+
+static int open_bytes(const char *text, int size) {
+    for (int back = 1; back <= 3 && back <= size; back++) {
+        unsigned char c = text[size - back];
+        if ((c & 0xC0) == 0x80) continue;
+        int need = c >= 0xF0 ? 4 : c >= 0xE0 ? 3 : c >= 0xC0 ? 2 : 1;
+        return need > back ? back : 0;
+    }
+    return 0;
+}
+
+static bool interrupted(Job *job) {
+    pthread_mutex_lock(&lock);
+    bool yes = job->model->aborted;
+    pthread_mutex_unlock(&lock);
+    if (!yes) return false;
+    if (is(job->prompt, "abort", "finish")) finish(job, NULL, 0, 0);
+    else if (is(job->prompt, "abort", "error")) tell(job, ERROR, NULL, 0, 0, NULL), job->code = -1;
+    return true;
+}
+
+static void *late_end(void *argument) {
+    Job *job = argument;
+    rest(60);
+    char *id = word(job->prompt, "id");
+    char text[128];
+    snprintf(text, sizeof text, "%s:%d ", id ? id : "t", job->sent);
+    tell(job, NORMAL, text, strlen(text), 100 + job->sent, NULL);
+    job->sent++;
+    finish(job, NULL, 0, 0);
+    free(id), free(job->prompt), free(job);
+    return NULL;
+}
+
+static void end(Job *job, const char *text, int size, int token) {
+    const char *p = job->prompt;
+    if (is(p, "finish", "none")) return;
+    if (is(p, "finish", "later")) rest(number(p, "pace", 20));
+    if (is(p, "finish", "text") || is(p, "finish", "again")) finish(job, text, size, token);
+    else if (is(p, "finish", "late")) {
+        Job *copy = malloc(sizeof *copy);
+        *copy = *job, copy->prompt = strdup(p);
+        pthread_create(&job->model->late, NULL, late_end, copy);
+        job->model->late_started = true;
+    } else finish(job, NULL, 0, 0);
+}
+
+/* The tokens of a text cut into pieces of some bytes, or of an id with a running number. */
+static void speak(Job *job) {
+    const char *p = job->prompt;
+    char *say = word(p, "say"), *id = word(p, "id"), counted[128] = "";
+    int piece = number(p, "piece", 1), length = say ? number(p, "bytes", strlen(say)) : 0;
+    int open = 0, unsaid = 0, size = 0, token = 0;
+    int count = say ? (length + piece - 1) / piece : number(p, "tokens", 5), error = number(p, "error", -1);
+    bool in_finish = is(p, "finish", "text") || is(p, "finish", "late");
+    if (count > job->limit) count = job->limit + number(p, "over", 0);
+    const char *text = counted;
+    rest(number(p, "prefill", 0));
+    for (int i = 0; i < count; i++) {
+        if (interrupted(job)) goto out;
+        if (i == error) { tell(job, ERROR, NULL, 0, 0, NULL); goto out; }
+        if (has(p, "ghost") && i == 1) {
+            void *own = job->userdata;
+            job->userdata = job->model->last_userdata;
+            tell(job, NORMAL, "GHOST ", 6, 666, NULL);
+            job->userdata = own;
+        }
+        token = 100 + i;
+        if (say) {
+            int begin = i * piece, stop = begin + piece < length ? begin + piece : length, before = open;
+            open = open_bytes(say, stop);
+            if (is(p, "waiting", "again")) begin -= before;
+            if (is(p, "waiting", "null")) begin = unsaid;
+            text = say + begin, size = stop - begin;
+            unsaid = open ? unsaid : stop;
+        } else size = snprintf(counted, sizeof counted, "%s:%d ", id ? id : "t", i);
+        if (in_finish && i == count - 1) break;
+        bool empty = i == number(p, "empty", -1) || (open && is(p, "waiting", "null"));
+        tell(job, open ? WAITING : NORMAL, empty ? NULL : text, size, token, NULL);
+        job->sent++;
+        rest(number(p, "pace", 0));
+    }
+    if (!interrupted(job)) end(job, text, size, token);
+out:
+    free(say), free(id);
+}
+
+/* The arrays live for the callback only. */
+static void compute(Job *job) {
+    int rows = 3, columns = 7;
+    float *values = malloc(sizeof(float) * rows * columns);
+    RKLLMResult result;
+    memset(&result, 0, sizeof result);
+    for (int i = 0; i < rows * columns; i++) values[i] = i + 0.5f;
+    if (job->infer->mode == 1) result.last_hidden_layer = (RKLLMResultLastHiddenLayer){values, columns, rows};
+#if RELEASE >= R120
+    if (job->infer->mode == 2) result.logits = (RKLLMResultLogits){values, columns, rows};
+#endif
+    tell(job, RELEASE == R114 ? HIDDEN : NORMAL, NULL, 0, 0, &result);
+    memset(values, 0xff, sizeof(float) * rows * columns);
+    free(values);
+    finish(job, NULL, 0, 0);
+}
+
+static void hang(void) {
+    pthread_mutex_lock(&lock);
+    hanging++;
+    for (int seen = releases; seen == releases;) pthread_cond_wait(&released, &lock);
+    hanging--;
+    pthread_mutex_unlock(&lock);
+}
+
+static void *serve(void *argument) {
+    Job *job = argument;
+    if (has(job->prompt, "hang")) hang();
+    else if (job->infer->mode) compute(job);
+    else speak(job);
+    return NULL;
+}
+
+EXPORT int rkllm_run(LLMHandle handle, RKLLMInput *input, RKLLMInferParam *infer, void *userdata) {
+    Model *model = live(handle, "rkllm_run");
+    if (!model || !input || !infer) return violation("rkllm_run with a NULL"), -1;
+    if (model->late_started) pthread_join(model->late, NULL), model->late_started = false;
+    pthread_mutex_lock(&lock);
+    bool busy = model->running;
+    model->running = true, model->aborted = false, model->aborts = 0;
+    pthread_mutex_unlock(&lock);
+    if (busy) return violation("a second run on a handle"), -1;
+
+    Given given;
+    put("{\"call\": \"run\", \"userdata\": %zu, \"thread\": %zu", (size_t)userdata, (size_t)pthread_self());
+    int refused = take_input(input, &given, model->width, model->image_tokens);
+    int limit = take_infer(infer, model->max_new_tokens);
+    put("}\n");
+    Job job = {model, input, infer, strdup(given.prompt ? given.prompt : ""), userdata, 0, 0, limit};
+    model->deaf = number(job.prompt, "deaf", 0);
+    job.code = refused || has(job.prompt, "fail") ? -1 : number(job.prompt, "rc", 0);
+    uint64_t before = hash_given(&given);
+    if (!refused && !has(job.prompt, "fail")) {
+        pthread_t own;
+        if (has(job.prompt, "thread") && !pthread_create(&own, NULL, serve, &job)) pthread_join(own, NULL);
+        else serve(&job);
+    }
+    if (hash_given(&given) != before) violation("the input changed during the run");
+    pthread_mutex_lock(&lock);
+    model->kv += 4 + job.sent, model->ran = 1, model->running = false, model->last_userdata = userdata;
+    pthread_mutex_unlock(&lock);
+    put("{\"call\": \"returned\", \"userdata\": %zu, \"tokens\": %d, \"code\": %d}\n", (size_t)userdata, job.sent,
+        job.code);
+    free(job.prompt);
+    return job.code;
+}
+
+EXPORT int rkllm_run_async(LLMHandle handle, RKLLMInput *input, RKLLMInferParam *infer, void *userdata) {
+    (void)handle, (void)input, (void)infer, (void)userdata;
+    return violation("rkllm_run_async is not used"), -1;
+}
+
+EXPORT int rkllm_abort(LLMHandle handle) {
+    Model *model = live(handle, "rkllm_abort");
+    if (!model) return -1;
+    pthread_mutex_lock(&lock);
+    bool running = model->running;
+    if (running && ++model->aborts > model->deaf) model->aborted = true;
+    pthread_mutex_unlock(&lock);
+    put("{\"call\": \"abort\", \"running\": %d}\n", running);
+    return running ? 0 : -1;
+}
+
+EXPORT int rkllm_is_running(LLMHandle handle) {
+    Model *model = live(handle, "rkllm_is_running");
+    return model && model->running ? 0 : -1;
+}
+
+/* ---- the rest ------------------------------------------------------------------------------------------------ */
+
+EXPORT int rkllm_load_lora(LLMHandle handle, RKLLMLoraAdapter *adapter) {
+    if (!idle(handle, "rkllm_load_lora") || !adapter) return -1;
+    put("{\"call\": \"load_lora\", \"path\": %s}\n", quoted(adapter->lora_adapter_path));
+    return 0;
+}
+
+EXPORT int rkllm_load_prompt_cache(LLMHandle handle, const char *path) {
+    if (!idle(handle, "rkllm_load_prompt_cache")) return -1;
+    put("{\"call\": \"load_prompt_cache\", \"path\": %s}\n", quoted(path));
+    return path && strstr(path, "missing") ? -1 : 0;
+}
+
+EXPORT int rkllm_release_prompt_cache(LLMHandle handle) {
+    if (!idle(handle, "rkllm_release_prompt_cache")) return -1;
+    put("{\"call\": \"release_prompt_cache\"}\n");
+    return 0;
+}
+
+#if RELEASE >= R121
+EXPORT int rkllm_clear_kv_cache(LLMHandle handle, int keep_system_prompt, int *start, int *stop) {
+    int from = start ? *start : -1, to = stop ? *stop : -1;
+#elif RELEASE >= R120
+EXPORT int rkllm_clear_kv_cache(LLMHandle handle, int keep_system_prompt) {
+    int from = -1, to = -1;
+#endif
+#if RELEASE >= R120
+    Model *model = idle(handle, "rkllm_clear_kv_cache");
+    if (!model) return -1;
+    put("{\"call\": \"clear\", \"keep_system_prompt\": %d, \"start\": %d, \"end\": %d}\n", keep_system_prompt, from, to);
+    if (!model->ran) return -1; /* nothing to clear yet: a runtime may well call that a failure */
+    model->kv = from >= 0 ? model->kv - (to - from) : 0;
+    return model->clear_code;
+}
+
+EXPORT int rkllm_set_chat_template(LLMHandle handle, const char *system, const char *prefix, const char *postfix) {
+    if (!idle(handle, "rkllm_set_chat_template")) return -1;
+    put("{\"call\": \"set_chat_template\", \"system\": %s, \"prefix\": %s, \"postfix\": %s}\n", quoted(system),
+        quoted(prefix), quoted(postfix));
+    return system && prefix && postfix ? 0 : -1;
+}
+#endif
+
+#if RELEASE >= R121
+EXPORT int rkllm_get_kv_cache_size(LLMHandle handle, int *sizes) {
+    Model *model = idle(handle, "rkllm_get_kv_cache_size");
+    if (!model || !sizes) return -1;
+    *sizes = model->kv;
+    return 0;
+}
+
+EXPORT int rkllm_set_function_tools(LLMHandle handle, const char *system, const char *tools, const char *response) {
+    return idle(handle, "rkllm_set_function_tools") && system && tools && response ? 0 : -1;
+}
+
+EXPORT int rkllm_set_cross_attn_params(LLMHandle handle, RKLLMCrossAttnParam *params) {
+    return idle(handle, "rkllm_set_cross_attn_params") && params ? 0 : -1;
+}
+#endif
