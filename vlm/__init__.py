@@ -1,1 +1,45 @@
-"""Embedding and question to text: the pipeline, the RKLLM functions and the surfaces."""
+"""rkvlm: ask questions about pictures on Rockchip NPUs, and on any PC in the same words.
+
+    import vlm
+
+    print(vlm.describe("photo.jpg", "What is in the picture?"))
+
+    with vlm.load("qwen2-vl-2b") as model:
+        embedding = model.encode("photo.jpg")
+        for piece in model.stream(embedding, "How many people are there?"):
+            print(piece, end="")
+
+Importing this does no work: the names below are loaded when they are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vlm.answer import Answer, Stream
+    from vlm.errors import RkvlmError
+    from vlm.locate import ModelInfo, models
+    from vlm.pipeline import VLM, close, describe, load
+
+_HOMES = {
+    "RkvlmError": "vlm.errors",
+    "ModelInfo": "vlm.locate",
+    "models": "vlm.locate",
+    "Answer": "vlm.answer",
+    "Stream": "vlm.answer",
+    **dict.fromkeys(("VLM", "close", "describe", "load"), "vlm.pipeline"),
+}
+__all__ = ["VLM", "Answer", "ModelInfo", "RkvlmError", "Stream", "close", "describe", "load", "models"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -13,19 +13,23 @@ class Sampling(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    top_k: int = Field(1, ge=0, description="Choose among the K most likely tokens; 1 is greedy, 0 is all.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Choose among the likeliest tokens that add up to this.")
-    temperature: float = Field(1.0, gt=0, le=10, description="Flatter above 1, sharper below.")
-    repeat_penalty: float = Field(1.0, gt=0, le=10, description="Above 1, tokens already seen become less likely.")
-    frequency_penalty: float = Field(0.0, ge=-2, le=2, description="Taken off a token's score each time it was said.")
-    presence_penalty: float = Field(0.0, ge=-2, le=2, description="Taken off a token's score once it was said.")
-    mirostat: int = Field(0, ge=0, le=2, description="Mirostat version, 0 is off; replaces top-k and top-p.")
-    mirostat_tau: float = Field(5.0, gt=0, description="Mirostat's target surprise.")
-    mirostat_eta: float = Field(0.1, gt=0, le=1, description="Mirostat's learning rate.")
+    top_k: int = Field(default=1, ge=0, description="Choose among the K most likely tokens; 1 is greedy, 0 is all.")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="Choose among the likeliest tokens that add up to this.")
+    temperature: float = Field(default=1.0, gt=0, le=10, description="Flatter above 1, sharper below.")
+    repeat_penalty: float = Field(
+        default=1.0, gt=0, le=10, description="Above 1, tokens already seen become less likely."
+    )
+    frequency_penalty: float = Field(
+        default=0.0, ge=-2, le=2, description="Taken off a token's score each time it was said."
+    )
+    presence_penalty: float = Field(default=0.0, ge=-2, le=2, description="Taken off a token's score once it was said.")
+    mirostat: int = Field(default=0, ge=0, le=2, description="Mirostat version, 0 is off; replaces top-k and top-p.")
+    mirostat_tau: float = Field(default=5.0, gt=0, description="Mirostat's target surprise.")
+    mirostat_eta: float = Field(default=0.1, gt=0, le=1, description="Mirostat's learning rate.")
 
 
 class RunOptions(Sampling):
     """Everything a single question may set."""
 
-    max_new_tokens: int = Field(256, ge=1, le=16384, description="Stop after this many tokens.")
-    seed: int | None = Field(None, ge=0, lt=2**32, description="Seed of the sampling; the host runtime only.")
+    max_new_tokens: int = Field(default=256, ge=1, le=16384, description="Stop after this many tokens.")
+    seed: int | None = Field(default=None, ge=0, lt=2**32, description="Seed of the sampling; the host runtime only.")

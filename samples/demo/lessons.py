@@ -18,15 +18,17 @@ import numpy as np
 import torch
 from net import TOKENS
 from numpy.typing import NDArray
-from questions import DECLINE, NO_PICTURE, PAIR_KINDS, SINGLE_KINDS, Asker, Turn, vocabulary
+from questions import DECLINE, NO_PICTURE, PAIR_KINDS, SINGLE_KINDS, THANKS, Asker, Turn, vocabulary
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from world import BACKGROUNDS, COLOURS, OUTSIDE, SHAPES, Scene, Thing, draw, draw_outside, random_scene
 
 SIDE = 112
 IM_START, IM_END, IMG, IMG_END, PAD = "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<image_pad>"
 SPECIAL = (IM_END, IM_START, IMG, IMG_END, PAD)
+IMAGES = IMG + PAD * TOKENS + IMG_END
 OUTSIDE_SHARE = 0.08
-SINGLE_WEIGHT = {"describe": 2.0, "list_shapes": 1.0, "count": 1.5, "where": 1.0}
+WEIGHT = {"describe": 2.0, "count": 1.5}  # of a kind's answers in the loss
+LENGTH = 320  # tokens of a row
 
 
 def make_tokenizer() -> Tokenizer:
@@ -91,10 +93,12 @@ class Row:
     position: list[int]
     weight: list[float]
     spans: list[tuple[str, int, int]]  # kind, first and last + 1 index of an answer
+    shared: int
+    talks: int = 0
 
 
 class Packer:
-    """Builds rows from scenes."""
+    """Builds rows of about LENGTH tokens from scenes."""
 
     def __init__(self, tokenizer: Tokenizer, asker: Asker) -> None:
         self.tokenizer, self.asker = tokenizer, asker
@@ -108,84 +112,84 @@ class Packer:
             self.known[text] = self.encode(text + IM_END)
         return self.known.get(text) or self.encode(text + IM_END)
 
-    def row(self, pictures: int, talks: list[tuple[str, list[Turn]]], system: bool = False, late: bool = False) -> Row:
-        """A row of conversations about `pictures` pictures; late: the (only) question stands before the picture."""
-        images = (IMG + PAD * TOKENS + IMG_END) * pictures
+    def start(self, images: str) -> Row:
+        """A row that holds only what all its conversations see: now and then a system message, and the pictures."""
+        system = self.asker.rng.random() < 0.03
         opening = f"{IM_START}system\nYou are a helpful assistant.{IM_END}\n" if system else ""
-        opening += f"{IM_START}user\n"
-        shared = self.encode(opening + ("" if late else images))
-        row = Row(list(shared), [0] * len(shared), list(range(len(shared))), [0.0] * len(shared), [])
-        for number, (kind, turns) in enumerate(talks, 1):
-            place = len(shared)
-            for index, (question, answer) in enumerate(turns):
-                start = f"\n{IM_START}user\n" if index else ""
-                asked = self.encode(f"{start}{question}{images if late and not index else ''}{IM_END}\n{IM_START}assistant\n")
-                told = self.answer(answer)
-                row.spans.append((kind, len(row.ids) + len(asked), len(row.ids) + len(asked) + len(told)))
-                row.ids += asked + told
-                weight = SINGLE_WEIGHT.get(kind, 1.0) / len(told) ** 0.5
-                row.weight += [0.0] * len(asked) + [weight] * len(told)
-                length = len(asked) + len(told)
-                row.position += range(place, place + length)
-                row.group += [number] * length
-                place += length
+        ids = self.encode(f"{opening}{IM_START}user\n{images}")
+        return Row(ids, [0] * len(ids), list(range(len(ids))), [0.0] * len(ids), [], len(ids))
+
+    def add(self, row: Row, kind: str, turns: list[Turn], images: str = "") -> bool:
+        """Add a conversation; images: for pictures that come after the first question. False: the row is full."""
+        parts = []
+        for index, (question, answer) in enumerate(turns):
+            start = f"\n{IM_START}user\n" if index else ""
+            question = self.asker.typed(question) + ("" if index else images)
+            parts.append((self.encode(f"{start}{question}{IM_END}\n{IM_START}assistant\n"), self.answer(answer)))
+        if row.talks and len(row.ids) + sum(len(asked) + len(told) for asked, told in parts) > LENGTH:
+            return False
+        row.talks += 1
+        place = row.shared
+        for asked, told in parts:
+            first = len(row.ids) + len(asked)
+            row.spans.append((kind, first, first + len(told)))
+            row.ids += asked + told
+            row.weight += [0.0] * len(asked) + [WEIGHT.get(kind, 1.0) / len(told) ** 0.5] * len(told)
+            length = len(asked) + len(told)
+            row.position += range(place, place + length)
+            row.group += [row.talks] * length
+            place += length
+        return True
+
+    def about_one(self, scene: Scene) -> Row:
+        """Conversations about one picture: mostly single questions, some with follow-ups."""
+        late = self.asker.rng.random() < 0.06
+        row = self.start("" if late else IMAGES)
+        while self.add(row, *self.some_talk(scene, first=not row.talks), images=IMAGES if late else "") and not late:
+            pass
         return row
 
-    def about_one(self, scene: Scene, talks: int) -> Row:
-        """Conversations about one picture: most single questions, some with follow-ups."""
+    def some_talk(self, scene: Scene, first: bool) -> tuple[str, list[Turn]]:
         ask, rng = self.asker, self.asker.rng
-        late = rng.random() < 0.06
-        chosen: list[tuple[str, list[Turn]]] = []
-        while sum(len(turns) for _, turns in chosen) < (1 if late else talks):
-            if not scene.things:
-                question = ask.any_about(random_scene(rng))[0]
-                chosen.append(("outside", [(ask.typed(question), DECLINE)]))
-                continue
-            if rng.random() < 0.02:
-                chosen.append(("other", [(ask.typed(ask.wording("OTHER")), DECLINE)]))
-                continue
-            if rng.random() < 0.14:
-                turns = self.conversation(scene)
-                kind = "follow"
-            else:
-                kind = "describe" if not chosen and rng.random() < 0.7 else SINGLE_KINDS[int(rng.integers(len(SINGLE_KINDS)))]
-                turn = getattr(ask, kind)(scene)
-                turns = [turn] if turn else []
-            if turns:
-                chosen.append((kind, [(ask.typed(q), a) for q, a in turns]))
-        return self.row(1, chosen, system=rng.random() < 0.03, late=late)
+        if not scene.things:
+            return "outside", [(ask.any_about(random_scene(rng))[0], DECLINE)]
+        if rng.random() < 0.02:
+            return "other", [(ask.wording("OTHER"), DECLINE)]
+        if rng.random() < 0.14:
+            return "follow", self.conversation(scene)
+        while True:
+            kind = "describe" if first and rng.random() < 0.7 else SINGLE_KINDS[int(rng.integers(len(SINGLE_KINDS)))]
+            turn = getattr(ask, kind)(scene)
+            if turn:
+                return kind, [turn]
 
     def conversation(self, scene: Scene) -> list[Turn]:
         """Several turns about one scene."""
         ask, rng = self.asker, self.asker.rng
-        turns = [ask.any_about(scene) for _ in range(int(rng.integers(0, 3)))]
+        turns = [ask.any_about(scene) for _ in range(int(rng.integers(1, 3)))]
         turns += ask.follow_up(scene)
         if rng.random() < 0.15:
-            turns.append((ask.wording("THANKS"), "You are welcome!"))
+            turns.append((ask.wording("THANKS"), THANKS))
         return turns
 
-    def about_two(self, one: Scene, two: Scene, talks: int) -> Row:
-        ask, rng = self.asker, self.asker.rng
-        late = rng.random() < 0.06
-        chosen = []
-        for _ in range(1 if late else talks):
-            kind = PAIR_KINDS[int(rng.integers(len(PAIR_KINDS)))]
-            question, answer = getattr(ask, kind)(one, two)
-            chosen.append((kind, [(ask.typed(question), answer)]))
-        return self.row(2, chosen, late=late)
+    def about_two(self, one: Scene, two: Scene) -> Row:
+        late = self.asker.rng.random() < 0.06
+        row = self.start("" if late else IMAGES * 2)
+        while True:
+            kind = PAIR_KINDS[int(self.asker.rng.integers(len(PAIR_KINDS)))]
+            turn = getattr(self.asker, kind)(one, two)
+            if not self.add(row, kind, [turn], images=IMAGES * 2 if late else "") or late:
+                return row
 
-    def about_none(self, talks: int) -> Row:
+    def about_none(self) -> Row:
         """Conversations without a picture."""
-        ask, rng = self.asker, self.asker.rng
-        chosen = []
-        for _ in range(talks):
-            if rng.random() < 0.4:
-                question = ask.any_about(random_scene(rng))[0]
-                chosen.append(("blind", [(ask.typed(question), NO_PICTURE)]))
-            else:
-                question, answer = ask.without_picture()
-                chosen.append(("talk", [(ask.typed(question), answer)]))
-        return self.row(0, chosen)
+        row = self.start("")
+        while True:
+            blind = self.asker.rng.random() < 0.4
+            question = self.asker.any_about(random_scene(self.asker.rng))[0]
+            turn = (question, NO_PICTURE) if blind else self.asker.without_picture()
+            if not self.add(row, "blind" if blind else "talk", [turn]):
+                return row
 
 
 # --- batches -----------------------------------------------------------------------------------------------------------
@@ -221,7 +225,14 @@ class Lessons(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
     """An endless stream of batches, the same for the same seed."""
 
     def __init__(self, folder: Path, name: str, count: int, seed: int, batch: int, held_out: bool = False) -> None:
-        self.folder, self.name, self.count, self.seed, self.batch, self.held_out = folder, name, count, seed, batch, held_out
+        self.folder, self.name, self.count, self.seed, self.batch, self.held_out = (
+            folder,
+            name,
+            count,
+            seed,
+            batch,
+            held_out,
+        )
 
     def __iter__(self) -> Iterator[dict[str, object]]:
         scenes, pixels = make_pool(self.folder, self.name, self.count, self.seed, self.held_out)
@@ -245,9 +256,9 @@ class Lessons(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
             if step % 4 == 0:
                 for _ in range(self.batch * 5 // 8):
                     one, two = rng.choice(inside, 2)
-                    rows.append(packer.about_two(show(one), show(two), 6))
+                    rows.append(packer.about_two(show(one), show(two)))
             else:
-                rows += [packer.about_none(9) for _ in range(self.batch // 24)]
+                rows += [packer.about_none() for _ in range(self.batch // 24)]
                 while len(rows) < self.batch:
-                    rows.append(packer.about_one(show(int(rng.integers(len(scenes)))), 6))
+                    rows.append(packer.about_one(show(int(rng.integers(len(scenes))))))
             yield collate(rows, shown, about)

@@ -112,11 +112,13 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * self.weight
+        if self.training:
+            return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), 1e-6)
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * self.weight  # spelled out, for the export
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding of x (batch, heads, tokens, head_width)."""
+    """Rotary position embedding of x (..., heads, tokens, head_width)."""
     one, two = x.chunk(2, -1)
     return x * cos + torch.cat((-two, one), -1) * sin
 
@@ -138,8 +140,8 @@ class Block(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         batch, tokens, width = x.shape
         qkv = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, self.head_width)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        qkv = qkv.permute(2, 0, 3, 1, 4)
+        (q, k), v = rotate(qkv[:2], cos, sin).unbind(0), qkv[2]
         if past is not None:
             k, v = torch.cat((past[0], k), 2), torch.cat((past[1], v), 2)
         if self.training:

@@ -87,7 +87,11 @@ def at(scene: Scene, place: str) -> Thing | None:
 
 def at_answer(scene: Scene, place: str) -> str:
     thing = at(scene, place)
-    return f"There is {a(f'{thing.size} {thing.colour} {thing.shape}')} {place}." if thing else f"There is nothing {place}."
+    return (
+        f"There is {a(f'{thing.size} {thing.colour} {thing.shape}')} {place}."
+        if thing
+        else f"There is nothing {place}."
+    )
 
 
 def fact_answer(scene: Scene, spec: Spec, say: Callable[[Thing], str]) -> str:
@@ -105,7 +109,11 @@ def some_spec(scene: Scene, rng: np.random.Generator, parts: Sequence[str], pres
         thing = scene.things[int(rng.integers(len(scene.things)))]
         values = {"shape": thing.shape, "colour": thing.colour, "size": thing.size}
     else:
-        values = {"shape": str(rng.choice(SHAPES)), "colour": str(rng.choice(list(COLOURS))), "size": str(rng.choice(SIZES))}
+        values = {
+            "shape": str(rng.choice(SHAPES)),
+            "colour": str(rng.choice(list(COLOURS))),
+            "size": str(rng.choice(SIZES)),
+        }
     return Spec(**{part: values[part] for part in parts})
 
 
@@ -130,9 +138,19 @@ PLACE_WORDS = {
     "on the left": ("on the left", "on the left side", "at the left"),
     "in the center": ("in the center", "in the middle", "in the centre", "at the center"),
     "on the right": ("on the right", "on the right side", "at the right"),
-    "at the bottom left": ("at the bottom left", "in the bottom left corner", "in the lower left corner", "bottom left"),
+    "at the bottom left": (
+        "at the bottom left",
+        "in the bottom left corner",
+        "in the lower left corner",
+        "bottom left",
+    ),
     "at the bottom": ("at the bottom", "at the bottom in the middle", "below in the middle"),
-    "at the bottom right": ("at the bottom right", "in the bottom right corner", "in the lower right corner", "bottom right"),
+    "at the bottom right": (
+        "at the bottom right",
+        "in the bottom right corner",
+        "in the lower right corner",
+        "bottom right",
+    ),
 }
 
 
@@ -147,7 +165,15 @@ def some_place(scene: Scene, rng: np.random.Generator, present: float = 0.75) ->
 
 # --- one function for each kind of question ----------------------------------------------------------------------------
 
-NOUNS = (("shape",), ("shape",), ("colour", "shape"), ("size", "shape"), ("size", "colour", "shape"), ("colour",), ("size",))
+NOUNS = (
+    ("shape",),
+    ("shape",),
+    ("colour", "shape"),
+    ("size", "shape"),
+    ("size", "colour", "shape"),
+    ("colour",),
+    ("size",),
+)
 
 
 @dataclass
@@ -324,10 +350,34 @@ class Asker:
 
 
 ASKING = {"what", "which", "how", "where", "is", "are", "do", "does", "can", "who", "of", "in", "at", "on"}
-OPENINGS = ("please", "now", "hey,", "hi,", "ok,", "so", "and", "well,", "please look:", "question:", "tell me,", "look,")
+OPENINGS = (
+    "please",
+    "now",
+    "hey,",
+    "hi,",
+    "ok,",
+    "so",
+    "and",
+    "well,",
+    "please look:",
+    "question:",
+    "tell me,",
+    "look,",
+)
 CLOSINGS = (", please", " please", " now", " then", " exactly", " in a few words", " in one sentence", ", thanks")
 
-SINGLE_KINDS = ("describe", "list_shapes", "count", "colour", "shape", "where", "what_at", "exists", "background", "size")
+SINGLE_KINDS = (
+    "describe",
+    "list_shapes",
+    "count",
+    "colour",
+    "shape",
+    "where",
+    "what_at",
+    "exists",
+    "background",
+    "size",
+)
 PAIR_KINDS = ("more", "both", "nth", "same_background", "compare")
 
 
@@ -337,13 +387,33 @@ def _babble(rng: np.random.Generator) -> str:
 
 def vocabulary() -> list[str]:
     """Sentences that hold every word of the world, for training the tokenizer."""
-    lines = [line for name in dir(w) if name.isupper() and isinstance(getattr(w, name), str)
-             for line in getattr(w, name).strip().splitlines()]
+    lines = [
+        line
+        for name in dir(w)
+        if name.isupper() and isinstance(getattr(w, name), str)
+        for line in getattr(w, name).strip().splitlines()
+    ]
     words = [*SHAPES, *(s + "s" for s in (*SHAPES, "shape")), *SIZES, *COLOURS, *BACKGROUNDS, *NUMBERS, *ALL_PLACES]
     words += [p for row in PLACE_WORDS.values() for p in row] + list(OPENINGS) + list(CLOSINGS) + ["color", "gray"]
-    answers = [DECLINE, NO_PICTURE, GREETING, ABILITY, THANKS, "There is nothing", "Yes, there is", "No, there is no",
-               "The first picture has more shapes, against", "Both pictures show", "Only the", "Neither picture shows",
-               "The second picture shows", "Both backgrounds are", "The first background is", "and the second is", "an"]
+    answers = [
+        DECLINE,
+        NO_PICTURE,
+        GREETING,
+        ABILITY,
+        THANKS,
+        "There is nothing",
+        "Yes, there is",
+        "No, there is no",
+        "The first picture has more shapes, against",
+        "Both pictures show",
+        "Only the",
+        "Neither picture shows",
+        "The second picture shows",
+        "Both backgrounds are",
+        "The first background is",
+        "and the second is",
+        "an",
+    ]
     everything = [line.replace("{", "").replace("}", "") for line in lines] + answers
     everything += [f"a {word} the {word}, {word}." for word in words]
     assert len(PLACES) == 3

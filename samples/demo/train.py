@@ -50,7 +50,10 @@ def eyes_right(model: Demo, features: Tensor, batch: dict[str, Any]) -> tuple[fl
     guess = model.eyes.cell_head(features.unflatten(1, (7, 7))[:, 1::2, 1::2].flatten(1, 2))
     there = batch["cells"][..., 0] == 1
     truth, guess = batch["cells"][there], guess[there]
-    right = (guess[:, 1:6].argmax(1) == truth[:, 1]).float().mean(), (guess[:, 6:14].argmax(1) == truth[:, 2]).float().mean()
+    right = (
+        (guess[:, 1:6].argmax(1) == truth[:, 1]).float().mean(),
+        (guess[:, 6:14].argmax(1) == truth[:, 2]).float().mean(),
+    )
     return right[0].item(), right[1].item()
 
 
@@ -65,7 +68,7 @@ def words_in(model: Demo, features: Tensor, batch: dict[str, Any], pad: int) -> 
     seen = (group[:, None, :] == group[:, :, None]) | (group[:, None, :] == 0)
     mask = (causal & seen)[:, None]
     mask = torch.zeros(mask.shape, dtype=torch.bfloat16).masked_fill_(~mask, -1e4)
-    hidden, _ = model.words(embedded, batch["position"], mask)
+    hidden, _ = model.words(embedded.bfloat16(), batch["position"], mask)
     asked = batch["weight"][:, 1:] > 0
     return model.words.logits(hidden[:, :-1][asked]), asked
 
@@ -99,7 +102,7 @@ def optimizers(model: Demo, rate: float) -> list[torch.optim.Optimizer]:
 
 
 @torch.no_grad()
-def examine(model: Demo, lessons: Lessons, pad: int, batches: int = 8) -> str:
+def examine(model: Demo, lessons: Lessons, pad: int, batches: int = 6) -> str:
     """Share of answers that greedy decoding would give to the letter, by kind; on held-out scenes and wordings."""
     right: Counter[str] = Counter()
     asked_of: Counter[str] = Counter()
@@ -159,7 +162,13 @@ def main() -> None:
     stream = iter(torch.utils.data.DataLoader(lessons, batch_size=None, num_workers=1, prefetch_factor=4))
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} million parameters, from step {start}", flush=True)
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns) as progress:
         bar = progress.add_task("training", total=args.steps, completed=start)
         for step in range(start, args.steps):

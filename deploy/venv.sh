@@ -1,0 +1,40 @@
+#!/bin/sh
+# Make a virtual environment with rkvlm in it, and print the directory of its commands. `deploy/venv.sh [EXTRA]`.
+#
+# Uses the active environment if there is one, else VLM_VENV, else .venv in the checkout. Installs python3-venv on
+# Debian and Ubuntu where it is missing. Everything it says goes to stderr.
+set -eu
+root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
+extra=${1:+[$1]}
+venv=${VIRTUAL_ENV:-${VLM_VENV:-$root/.venv}}
+
+say() { printf '%s\n' "$*" >&2; }
+
+apt_install() {
+    as_root=
+    [ "$(id -u)" = 0 ] || as_root=sudo
+    if ! command -v apt-get >/dev/null 2>&1; then
+        say "Missing: $*. Install it with this system's package manager and run this again."
+        exit 1
+    fi
+    say "Installing $* ..."
+    { $as_root apt-get update -q && $as_root apt-get install -q -y --no-install-recommends "$@"; } >&2
+}
+
+command -v python3 >/dev/null 2>&1 || apt_install python3 python3-venv
+if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+    say "rkvlm needs Python 3.10 or newer; python3 here is $(python3 --version)."
+    exit 1
+fi
+if [ ! -x "$venv/bin/python" ]; then
+    python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install python3-venv
+    python3 -m venv "$venv"
+fi
+# A stamp that is newer than pyproject.toml says that nothing has to be installed.
+stamp=$venv/.rkvlm-${1:-core}
+if [ ! -e "$stamp" ] || [ "$root/pyproject.toml" -nt "$stamp" ]; then
+    say "Installing rkvlm$extra into $venv (a few minutes the first time) ..."
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e "$root$extra" >&2
+    touch "$stamp"
+fi
+printf '%s\n' "$venv/bin"

@@ -1,0 +1,60 @@
+"""The command line: `vlm COMMAND`. The answer goes to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import click
+import typer
+
+from vlm import __version__
+from vlm.cli import bench, describe, models
+from vlm.errors import RkvlmError
+
+app = typer.Typer(
+    help="Ask questions about pictures on Rockchip NPUs, and on any PC in the same words.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("describe")(describe.describe)
+app.command("models")(models.models)
+app.add_typer(bench.app, name="bench")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"vlm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Say more about what is done, on stderr."),
+    _: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and exit."),
+) -> None:
+    """Options of every command."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+
+
+def main() -> None:
+    """Run the command line; the exit code of an error is its class's."""
+    try:
+        code = app(standalone_mode=False)
+    except RkvlmError as exc:
+        print(f"vlm: {exc}", file=sys.stderr)
+        code = exc.exit_code
+    except click.ClickException as exc:
+        exc.show()
+        code = exc.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        code = 141
+    sys.exit(code)

@@ -1,0 +1,53 @@
+"""`vlm describe`: one question about one or more pictures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from vlm.cli.options import Encoder, Library, Llm, Model, Release, takes
+from vlm.options import RunOptions
+
+
+@takes(RunOptions, into="options")
+def describe(
+    image: Annotated[str, typer.Argument(help="The picture: a path, or - for standard input.")],
+    prompt: Annotated[str | None, typer.Argument(help="The question; a description if there is none.")] = None,
+    *,
+    more: Annotated[list[str] | None, typer.Option("--image", "-i", help="One more picture; may be repeated.")] = None,
+    model: Model = None,
+    encoder: Encoder = None,
+    llm: Llm = None,
+    library: Library = None,
+    release: Release = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer and its figures as JSON.")] = False,
+    options: dict[str, Any],
+) -> None:
+    """Answer a question about a picture, or about several in the order given.
+
+    The answer is printed as it is told. Example: vlm describe photo.jpg "What colour is the car?"
+    """
+    import vlm
+
+    sources: list[str | bytes] = [_source(name) for name in (image, *(more or ()))]
+    with vlm.load(model, encoder=encoder, llm=llm, library=library, release=release, **options) as opened:
+        if model is None:
+            print(f"vlm: using the model {opened.profile.name} (--model or VLM_MODEL choose another)", file=sys.stderr)
+        question = [prompt] if prompt is not None else []
+        with opened.stream(sources, *question) as stream:
+            for piece in stream:
+                if not as_json:
+                    print(piece, end="", flush=True)
+            answer = stream.answer
+    if as_json:
+        figures = {name: value for name, value in vars(answer).items() if name != "text"}
+        print(json.dumps({"answer": answer.text, **figures}, ensure_ascii=False))
+    else:
+        print()
+
+
+def _source(name: str) -> str | bytes:
+    return sys.stdin.buffer.read() if name == "-" else name

@@ -1,0 +1,121 @@
+"""From what a user named to files: which profile, which encoder, which language model, and who runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from vlm.errors import EncoderFileError, ModelLoadError, ProfileError
+from vlm.profile import FilePart, Profile, Side, list_profiles, load_profile
+from vlm.resources import demo_dir
+from vlm.settings import Settings, load_settings
+
+PROFILE_FILE = "profile.toml"
+DEFAULT_MODEL = "demo"
+PARTS: Final[tuple[FilePart, ...]] = ("encoder", "llm")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a model is made of. llm: a .rkllm file for the board, a model directory for the host runtime."""
+
+    profile: Profile
+    encoder: Path
+    llm: Path
+
+    @property
+    def side(self) -> Side:
+        """Who runs the language model: "board" (librkllmrt.so) or "host" (ONNX Runtime)."""
+        return "board" if self.llm.suffix == ".rkllm" else "host"
+
+
+def locate(
+    model: str | Path | None, settings: Settings, *, encoder: str | Path | None = None, llm: str | Path | None = None
+) -> Parts:
+    """Find the profile and the two files.
+
+    model: a profile's name, a profile file of the user's own, or a directory with model files; None takes the setting,
+    else the demo. encoder, llm: the user's own files in place of those of the model directory.
+
+    Raises ProfileError, EncoderFileError or ModelLoadError, each saying where it looked.
+    """
+    profile, directory = _profile_of(model if model is not None else settings.model or DEFAULT_MODEL, settings)
+    found_encoder = _given(encoder, "encoder") if encoder is not None else None
+    found_llm = _given(llm, "llm") if llm is not None else None
+    if found_encoder is None:
+        found_encoder = _in_directory(profile, directory, "encoder")
+    if found_llm is None:
+        found_llm = _in_directory(profile, directory, "llm")
+    return Parts(profile, found_encoder, found_llm)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A profile and whether its files are on this machine.
+
+    directory: where they are, or None; needs: what is missing, in words (empty when nothing is).
+    """
+
+    name: str
+    description: str
+    min_release: str
+    directory: Path | None
+    needs: str
+
+
+def models(settings: Settings | None = None) -> list[ModelInfo]:
+    """List the profiles that ship with rkvlm, and what each needs to run on this machine.
+
+    Raises ProfileError when a profile is wrong, OptionError when a setting is.
+    """
+    settings = settings or load_settings()
+    return [_info(profile, _home(profile, settings)) for profile in list_profiles()]
+
+
+def _info(profile: Profile, directory: Path) -> ModelInfo:
+    missing = []
+    for part in PARTS:
+        try:
+            _in_directory(profile, directory, part)
+        except ProfileError:
+            missing.append(part)
+    needs = f"its {' and '.join(missing)} in {directory}" if missing else ""
+    found = None if missing else directory
+    return ModelInfo(profile.name, profile.description, profile.min_release, found, needs)
+
+
+def _profile_of(model: str | Path, settings: Settings) -> tuple[Profile, Path]:
+    """Return the profile that `model` names, and the directory to look for files in."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        own = path / PROFILE_FILE
+        return load_profile(own if own.is_file() else path.resolve().name), path
+    if path.suffix == ".toml":
+        return load_profile(path), path.parent
+    profile = load_profile(str(model))
+    return profile, _home(profile, settings)
+
+
+def _home(profile: Profile, settings: Settings) -> Path:
+    return demo_dir() if profile.files.bundled else settings.models_dir.expanduser() / profile.name
+
+
+def _in_directory(profile: Profile, directory: Path, part: FilePart) -> Path:
+    """Return the file of the host or of the board, whichever is there; the host's where both are."""
+    problems = []
+    sides: tuple[Side, ...] = ("host", "board")
+    for side in sides:
+        try:
+            return profile.find_file(directory, part, side)
+        except ProfileError as exc:
+            problems.append(str(exc))
+    raise ProfileError(" ".join(dict.fromkeys(problems)))
+
+
+def _given(path: str | Path, part: str) -> Path:
+    given = Path(path).expanduser()
+    if not given.exists():
+        kind = EncoderFileError if part == "encoder" else ModelLoadError
+        raise kind(f"There is no file or directory {given}, which was given as the {part}.")
+    return given

@@ -1,0 +1,293 @@
+"""Pictures and a question in, an answer out: the one place where encoders and language models meet."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from encoders import open_encoder
+from encoders.base import ImageEmbedding
+from encoders.images import load_image
+from encoders.preprocess import fit_image
+from vlm.answer import Answer, Stream
+from vlm.errors import ModelBusyError, ModelClosedError, OptionError, PromptError
+from vlm.locate import Parts, locate
+from vlm.options import RunOptions, Sampling
+from vlm.prompt import IMAGE, Message, Part, render
+from vlm.rkllm.abi import RELEASES, abi
+from vlm.rkllm.library import Library, host_library, open_library
+from vlm.rkllm.model import ImageTags, Model, ModelSettings, Request
+from vlm.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from vlm.profile import Profile
+
+DEFAULT_PROMPT = "Describe the picture."
+
+
+class VLM:
+    """An open vision-language model: encode, describe, stream, chat, close. Made by `load`.
+
+    May be used from several threads: one run at a time, the others wait. A picture is anything that
+    `encoders.images.load_image` takes, or an embedding from `encode`.
+    """
+
+    def __init__(
+        self, parts: Parts, library: Library, *, threads: int | None = None, options: dict[str, Any] | None = None
+    ) -> None:
+        self.profile: Profile = parts.profile
+        self.library = library
+        usual = {**self.profile.sampling.model_dump(), "max_new_tokens": self.profile.max_new_tokens}
+        self._usual = _options(usual, options or {})
+        self._turn = _Turn()
+        self._encoding = threading.Lock()
+        with ExitStack() as opened:
+            spec = self.profile.vision
+            self._encoder = open_encoder(parts.encoder, spec, threads=threads)
+            opened.callback(self._encoder.close)
+            tags = self.profile.tags
+            self._model = Model(
+                parts.llm,
+                library,
+                tags=ImageTags(tags.start, tags.end, tags.content),
+                sampling=_sampling(self._usual),
+                max_context_len=self.profile.max_context_len,
+                max_new_tokens=self._usual.max_new_tokens,
+                settings=ModelSettings(image_shape=(spec.tokens, spec.width * spec.outputs)),
+            )
+            opened.callback(self._model.close)
+            # The prompt is ours from here on; 1.1.4 has no template to switch off.
+            if "rkllm_set_chat_template" in library.functions:
+                self._model.set_chat_template("", "", "")
+            self._opened: ExitStack | None = opened.pop_all()
+
+    def encode(self, image: object) -> ImageEmbedding:
+        """Encode one picture, to ask about it as often as wanted.
+
+        Returns float32 (1, tokens, width x outputs). Raises ImageError, EncoderError, ModelClosedError.
+        """
+        if isinstance(image, ImageEmbedding):
+            return image
+        spec = self.profile.vision
+        picture = load_image(image, needed=(spec.height, spec.width_px), background=spec.background)
+        pixels = fit_image(picture.pixels, spec)
+        with self._encoding:
+            self._check_open()
+            return self._encoder.encode(pixels, picture.content_hash)
+
+    def describe(self, images: object, prompt: str = DEFAULT_PROMPT, **options: Any) -> Answer:
+        """Answer one question about one picture, several (a list), or none (an empty list).
+
+        options: fields of `vlm.options.RunOptions`; what is not given comes from the profile. Raises RkvlmError.
+        """
+        return self.stream(images, prompt, **options).finish()
+
+    def stream(self, images: object, prompt: str = DEFAULT_PROMPT, **options: Any) -> Stream:
+        """Like `describe`, as an iterator over the text as it is told."""
+        pictures = list(images) if isinstance(images, (list, tuple)) else [images]
+        return self._run([Message("user", [*[IMAGE] * len(pictures), prompt])], pictures, options)
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Answer:
+        """Answer the last message of a conversation.
+
+        messages: {"role": "system" | "user" | "assistant", "content": text or parts}, a part being {"type": "text",
+        "text": ...} or {"type": "image", "image": picture}. The whole conversation is sent each time: keep the
+        embedding from `encode` in its message, so that no picture is encoded twice.
+        """
+        return self.chat_stream(messages, **options).finish()
+
+    def chat_stream(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Stream:
+        """Like `chat`, as an iterator over the text as it is told."""
+        pictures: list[object] = []
+        turns = [_message(message, pictures) for message in messages]
+        return self._run(turns, pictures, options)
+
+    def _run(self, messages: list[Message], pictures: list[object], given: dict[str, Any]) -> Stream:
+        started = time.perf_counter()
+        options = _options(self._usual.model_dump(), given)
+        prompt = render(self.profile, messages)
+        fresh = any(not isinstance(picture, ImageEmbedding) for picture in pictures)
+        embeddings = [self.encode(picture) for picture in pictures]
+        encode_ms = (time.perf_counter() - started) * 1e3 if fresh else None
+        spec = self.profile.vision
+        request = Request(
+            prompt=prompt.text,
+            images=_one_buffer(embeddings),
+            image_size=(spec.height, spec.width_px) if embeddings else None,
+            sampling=_sampling(options),
+            max_new_tokens=options.max_new_tokens,
+            stop=self.profile.stop,
+            seed=options.seed,
+        )
+        with self._turn.take() as turn:
+            self._check_open()
+            generation = self._model.generate(request)
+            kept = turn.pop_all()
+        return Stream(generation, kept, model=self.profile.name, started=started, encode_ms=encode_ms)
+
+    def _check_open(self) -> None:
+        if self._opened is None:
+            raise ModelClosedError(f"Model {self.profile.name} is closed; load it again.")
+
+    def close(self) -> None:
+        """Give back the encoder and the language model; a running answer is aborted. May be called twice."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            with self._encoding:
+                opened.close()
+
+    def __enter__(self) -> VLM:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+class _Turn:
+    """Whose turn it is: threads wait for one another, and a thread does not wait for itself."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owner: int | None = None
+
+    def take(self) -> ExitStack:
+        """Wait for the turn; closing the stack gives it back. Raises ModelBusyError for a second run in one thread."""
+        me = threading.get_ident()
+        if self._owner == me:
+            raise ModelBusyError(
+                "An answer is still being told in this thread; read its stream to the end or close it."
+            )
+        self._lock.acquire()
+        self._owner = me
+        stack = ExitStack()
+        stack.callback(self._give_back)
+        return stack
+
+    def _give_back(self) -> None:
+        self._owner = None
+        self._lock.release()
+
+
+def _options(usual: dict[str, Any], given: dict[str, Any]) -> RunOptions:
+    """The usual options with those given in their place. Raises OptionError that names the one that is wrong."""
+    try:
+        return RunOptions(**{**usual, **given})
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        known = ", ".join(RunOptions.model_fields)
+        raise OptionError(f"Option {first['loc'][0]}: {first['msg']}; got {first['input']!r}. Known: {known}.") from exc
+
+
+def _sampling(options: RunOptions) -> Sampling:
+    return Sampling(**options.model_dump(include=set(Sampling.model_fields)))
+
+
+def _message(message: Mapping[str, Any], pictures: list[object]) -> Message:
+    """A message in the prompt's terms; its pictures are added to `pictures` in order."""
+    content = message.get("content", "")
+    if isinstance(content, str):
+        return Message(message.get("role", "user"), content)
+    parts: list[Part] = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind == "text":
+            parts.append(part["text"])
+        elif kind == "image":
+            parts.append(IMAGE)
+            pictures.append(part["image"])
+        else:
+            raise PromptError(f'A part of a message has the type "text" or "image"; got {kind!r}.')
+    return Message(message.get("role", "user"), parts)
+
+
+def _one_buffer(embeddings: list[ImageEmbedding]) -> np.ndarray[Any, np.dtype[np.float32]] | None:
+    """The embeddings as one array (images, tokens, width x outputs); a single one is handed on as it is."""
+    if not embeddings:
+        return None
+    return embeddings[0].data if len(embeddings) == 1 else np.concatenate([e.data for e in embeddings])
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    encoder: str | Path | None = None,
+    llm: str | Path | None = None,
+    library: str | Path | None = None,
+    release: str | None = None,
+    threads: int | None = None,
+    **options: Any,
+) -> VLM:
+    """Open a model.
+
+    model: a profile's name ("qwen2-vl-2b"), a profile file, or a model directory; None takes the VLM_MODEL setting,
+    else the demo. encoder, llm: files of your own. library, release: librkllmrt.so and its release, or the release that
+    the host runtime is to speak. threads: of ONNX Runtime. options: fields of `vlm.options.RunOptions` in place of the
+    profile's; before release 1.3.0 a runtime fixes sampling and max_new_tokens here.
+
+    Raises ProfileError, OptionError, EncoderError, LibraryError or ModelError.
+    """
+    settings = load_settings()
+    parts = locate(model, settings, encoder=encoder, llm=llm)
+    threads = threads or settings.threads
+    chosen = _library(parts, settings, library, release, threads)
+    return VLM(parts, chosen, threads=threads, options=options)
+
+
+def _library(
+    parts: Parts, settings: Settings, library: str | Path | None, release: str | None, threads: int | None
+) -> Library:
+    release = release or settings.rkllm_release
+    if parts.side == "board":
+        return open_library(library or settings.rkllm_lib, release=release, search=[parts.llm.parent])
+    from vlm.host import HostRuntime
+
+    release = release or RELEASES[-1]
+    return host_library(release, HostRuntime(abi(release), threads=threads))
+
+
+# --- the last model, kept open ------------------------------------------------------------------------------------------
+
+_last: tuple[object, VLM] | None = None
+_last_lock = threading.Lock()
+
+
+def describe(image: object, prompt: str = DEFAULT_PROMPT, *, model: str | Path | None = None, **options: Any) -> Answer:
+    """Answer one question about a picture (or a list of pictures) with the named or the default model.
+
+    The model stays open for the next call; another name closes it and opens that one. Calls from several threads wait
+    for one another. `vlm.close()` closes it, as does the end of the program. Raises RkvlmError.
+    """
+    with _last_lock:
+        return _opened(model).describe(image, prompt, **options)
+
+
+def _opened(model: str | Path | None) -> VLM:
+    global _last  # noqa: PLW0603 - the one object that outlives a call of describe()
+    if _last is None or _last[0] != model:
+        _close_last()
+        _last = (model, load(model))
+        atexit.register(close)
+    return _last[1]
+
+
+def _close_last() -> None:
+    global _last  # noqa: PLW0603
+    kept, _last = _last, None
+    if kept is not None:
+        kept[1].close()
+
+
+def close() -> None:
+    """Close the model that `describe` keeps open, if any."""
+    with _last_lock:
+        atexit.unregister(close)
+        _close_last()
