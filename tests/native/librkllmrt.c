@@ -16,12 +16,13 @@
  *               all of its bytes later, or with its bytes and all of them again later
  *   [empty=N]   the Nth token has NULL text                [prefill=MS] [pace=MS]  time before the first token, for each
  *   [thread]    calls back from a thread of its own        [userdata=null]  loses the userdata
- *   [finish=now|later|text|again|none|late]  FINISH right after the last token, one token later, with the last token's
- *               text in it, with the last token's text again, not at all, or (with the last token) from a thread after
- *               rkllm_run has returned
+ *   [finish=now|later|text|again|null|none|late]  FINISH right after the last token, one token later, with the last
+ *               token's text in it, with the last token's text again, with a NULL result, not at all, or (with the
+ *               last token) from a thread after rkllm_run has returned
  *   [error=N]   ERROR after N tokens                       [rc=N]  what rkllm_run returns
  *   [fail]      rkllm_run returns -1 without a callback    [hang]  does not return before standin_release()
  *   [abort=finish|error|none]  what an abort is answered with      [deaf=N]  the first N aborts are not heard
+ *   [huge]      says that an array has more elements than memory can hold
  *   [over=N]    goes on N tokens beyond max_new_tokens     [ghost]  a token with the userdata of the run before
  */
 #include "rkllm_structs.h"
@@ -137,6 +138,15 @@ EXPORT int rkllm_destroy(LLMHandle handle) {
 
 /* ---- a run --------------------------------------------------------------------------------------------------- */
 
+static void call_back(Job *job, RKLLMResult *result, int state) {
+    void *userdata = is(job->prompt, "userdata", "null") ? NULL : job->userdata;
+#if RELEASE >= R121
+    if (job->model->callback(result, userdata, state) != 0) violation("a callback returned something other than 0");
+#else
+    job->model->callback(result, userdata, state);
+#endif
+}
+
 /* One callback. The text and the result are spoilt afterwards: who kept a pointer to them shows it. */
 static void tell(Job *job, int state, const char *bytes, int size, int token, RKLLMResult *more) {
     char *text = bytes ? strndup(bytes, size) : NULL;
@@ -144,12 +154,7 @@ static void tell(Job *job, int state, const char *bytes, int size, int token, RK
     memset(&result, 0, sizeof result);
     if (more) result = *more;
     result.text = text, result.token_id = token;
-    void *userdata = is(job->prompt, "userdata", "null") ? NULL : job->userdata;
-#if RELEASE >= R121
-    if (job->model->callback(&result, userdata, state) != 0) violation("a callback returned something other than 0");
-#else
-    job->model->callback(&result, userdata, state);
-#endif
+    call_back(job, &result, state);
     if (text) memset(text, '#', size);
     free(text);
     memset(&result, 0x5a, sizeof result);
@@ -202,6 +207,7 @@ static void end(Job *job, const char *text, int size, int token) {
     if (is(p, "finish", "none")) return;
     if (is(p, "finish", "later")) rest(number(p, "pace", 20));
     if (is(p, "finish", "text") || is(p, "finish", "again")) finish(job, text, size, token);
+    else if (is(p, "finish", "null")) call_back(job, NULL, FINISH);
     else if (is(p, "finish", "late")) {
         Job *copy = malloc(sizeof *copy);
         *copy = *job, copy->prompt = strdup(p);
@@ -253,17 +259,17 @@ out:
 /* The arrays live for the callback only. */
 static void compute(Job *job) {
     int rows = 3, columns = 7;
-    float *values = malloc(sizeof(float) * rows * columns);
+    float values[21];
     RKLLMResult result;
     memset(&result, 0, sizeof result);
-    for (int i = 0; i < rows * columns; i++) values[i] = i + 0.5f;
+    for (int i = 0; i < 21; i++) values[i] = i + 0.5f;
+    if (has(job->prompt, "huge")) rows = columns = INT32_MAX;
     if (job->infer->mode == 1) result.last_hidden_layer = (RKLLMResultLastHiddenLayer){values, columns, rows};
 #if RELEASE >= R120
     if (job->infer->mode == 2) result.logits = (RKLLMResultLogits){values, columns, rows};
 #endif
     tell(job, RELEASE == R114 ? HIDDEN : NORMAL, NULL, 0, 0, &result);
-    memset(values, 0xff, sizeof(float) * rows * columns);
-    free(values);
+    memset(values, 0xff, sizeof values);
     finish(job, NULL, 0, 0);
 }
 

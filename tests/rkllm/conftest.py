@@ -22,7 +22,7 @@ from standin import StandIn, build
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "samples" / "demo" / "model"
-DEMO_SHAPE = (49, 144)
+DEMO_SHAPE = (49, 160)
 HOST_RELEASES = ("1.1.4", "1.2.0", "1.2.1b1", "1.2.3", "1.3.0")
 
 

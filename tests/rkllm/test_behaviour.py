@@ -38,13 +38,13 @@ def tokens(name: str, count: int) -> str:
 
 
 @pytest.mark.parametrize("thread", ["", "[thread]"])
-@pytest.mark.parametrize("end", ["now", "later", "text", "again", "none", "late"])
+@pytest.mark.parametrize("end", ["now", "later", "text", "again", "null", "none", "late"])
 def test_no_token_is_lost_however_the_run_finishes(standin: Backend, end: str, thread: str) -> None:
     generation = standin.open().generate(Request(prompt=f"[id=q][tokens=6][finish={end}]{thread}"))
     assert generation.text() == tokens("q", 6)
     assert generation.finish_reason == "stop"
     assert generation.token_ids == tuple(range(100, 106))
-    if end != "none" and since(standin, "1.2.1"):
+    if end not in ("null", "none") and since(standin, "1.2.1"):
         assert generation.perf is not None
         assert (generation.perf.prefill_ms, generation.perf.prefill_tokens) == (12.5, 7)
         assert (generation.perf.generate_ms, generation.perf.memory_mb) == (50.0, 64.25)
@@ -325,6 +325,15 @@ def test_logits_and_hidden_states(standin: Backend) -> None:
             model.logits(Request(prompt="a"))
     with pytest.raises(RunError):
         model.hidden_states(Request(prompt="[fail]"))
+
+
+def test_an_exception_inside_the_callback_does_not_reach_c(standin: Backend) -> None:
+    """The stand-in counts what the callback returns; the caller gets the error."""
+    model = standin.open()
+    with pytest.raises(RunError, match=r"Taking a result .* failed: (ValueError|OverflowError|MemoryError)") as caught:
+        model.hidden_states(Request(prompt="[huge]"))
+    assert isinstance(caught.value.__cause__, (ValueError, OverflowError, MemoryError))
+    assert model.generate(Request(prompt="[id=b][tokens=3]")).text() == tokens("b", 3)
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_no_library_names_the_places(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
     with pytest.raises(LibraryNotFoundError, match=re.escape(str(tmp_path)) + ".*VLM_RKLLM_LIB"):
         open_library(search=[tmp_path])
-    with pytest.raises(LibraryNotFoundError, match="no library at .*gone.so"):
+    with pytest.raises(LibraryNotFoundError, match=r"no library at .*gone\.so"):
         open_library(tmp_path / "gone.so")
 
 
@@ -108,7 +108,7 @@ def test_the_setting_wins_and_is_checked_against_the_functions(
     assert "says it is release 1.2.3; 1.3.0 was asked for" in caplog.text
     with pytest.raises(LibraryFormatError, match=r"has rkllm_get_kv_cache_size, .*came with 1\.2\.1"):
         open_library(file, release="1.2.0")
-    with pytest.raises(LibraryFormatError, match="taken for release 1.2.3, and lacks rkllm_get_kv_cache_size"):
+    with pytest.raises(LibraryFormatError, match=r"taken for release 1\.2\.3, and lacks rkllm_get_kv_cache_size"):
         open_library(copy(built, "1.2.0", tmp_path / "y"), release="1.2.3")
 
 

@@ -19,17 +19,21 @@ class Router:
     """The target of the C callback: hands each result to the run it belongs to, and lets no exception out.
 
     The run's number travels through the runtime as `userdata`. A result with the number of an earlier run came late
-    and is dropped; one without a number is taken for the run going on.
+    and is dropped. A runtime that hands on no number at all is taken to mean the run going on.
     """
 
     def __init__(self) -> None:
         self.current: Run | None = None
+        self._numbered = False
 
     def __call__(self, result: Any, userdata: int | None, state: int) -> int:
         """Take one callback. Returns 0, go on; a run is stopped by asking for an abort, never from in here."""
         run = self.current
         try:
-            if run is not None and (userdata is None or userdata == run.id):
+            if run is not None and userdata == run.id:
+                self._numbered = True
+                run.on_result(result, state)
+            elif run is not None and userdata is None and not self._numbered:
                 run.on_result(result, state)
         except BaseException as exc:  # out of here it would become a random return code
             if run is not None:

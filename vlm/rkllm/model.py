@@ -268,7 +268,7 @@ class Model:
         return wanted
 
     def _wait_for_stopping(self) -> None:
-        """A run that is already being stopped is no reason to refuse the next one: it only has to return first."""
+        """A run that is ending or being stopped is no reason to refuse the next one: it only has to return first."""
         run = self._handle.last_run
         if run is not None and run.stopping and not run.stuck:
             run.done.wait(self._settings.stop_timeout_s)

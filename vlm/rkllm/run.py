@@ -25,7 +25,7 @@ from vlm.rkllm.text import StopScanner, Utf8Joiner
 
 FinishReason = Literal["stop", "length", "abort"]
 
-_ABORT_AGAIN_S = 0.5  # an abort that came just before the run began is lost: it is asked for again
+_ABORT_AGAIN_S = (0.05, 1.0)  # an abort that came just before the run began is lost: it is asked for again
 _LATE_FINISH_S = 0.5  # a run that returned without a word gets this long for a FINISH from another thread
 _ids = itertools.count(1)
 
@@ -80,8 +80,8 @@ class Run:
 
     @property
     def stopping(self) -> bool:
-        """Whether somebody asked for the end of this run."""
-        return self._asked is not None
+        """Whether the end of this run was asked for, or has been told by the runtime."""
+        return self._asked is not None or self.ended.is_set()
 
     # The runtime's side.
 
@@ -109,7 +109,7 @@ class Run:
 
     def fail(self, exc: BaseException) -> None:
         """Record what went wrong inside the callback, and have the run end; no exception may reach C."""
-        error = RunError(f"Taking a token from the runtime failed: {type(exc).__name__}: {exc}.")
+        error = RunError(f"Taking a result from the runtime failed: {type(exc).__name__}: {exc}.")
         error.__cause__ = exc
         self.error = self.error or error
         self.ask_abort("abort")
@@ -188,14 +188,15 @@ class Run:
             self._aborter.start()
 
     def _keep_asking(self) -> None:
-        until = time.monotonic() + self._timeout
+        until, (pause, longest) = time.monotonic() + self._timeout, _ABORT_AGAIN_S
         while time.monotonic() < until:
             with self._lock:
                 if self.returned.is_set():
                     return
                 self.abort()
-            if self.returned.wait(_ABORT_AGAIN_S):
+            if self.returned.wait(pause):
                 return
+            pause = min(2 * pause, longest)
 
     def stop(self) -> None:
         """Ask for the end and wait for the run to return. Raises RunTimeoutError when it does not in time."""
