@@ -46,17 +46,17 @@ def test_the_host_answers_in_the_layout_of_every_release(release: str) -> None:
 
 @pytest.mark.parametrize("kind", ["bytes", "path", "text", "file", "pil", "array"])
 def test_a_picture_comes_in_any_form(demo: vlm.VLM, kind: str) -> None:
-    source: Any = {
-        "bytes": STAR.read_bytes(),
-        "path": STAR,
-        "text": str(STAR),
-        "file": STAR.open("rb"),
-        "pil": Image.open(STAR),
-        "array": np.asarray(Image.open(STAR)),
-    }[kind]
-    assert demo.describe(source, "What colour is the star?").text == "The star is blue."
-    if hasattr(source, "close"):
-        source.close()
+    with STAR.open("rb") as file, Image.open(STAR) as pil:
+        sources = {
+            "bytes": STAR.read_bytes(),
+            "path": STAR,
+            "text": str(STAR),
+            "file": file,
+            "pil": pil,
+            "array": np.asarray(pil),
+        }
+        answer = demo.describe(sources[kind], "What colour is the star?")
+    assert answer.text == "The star is blue."
 
 
 def test_the_answer_says_what_it_took(demo: vlm.VLM) -> None:
@@ -311,7 +311,7 @@ class TestLoad:
         with pytest.raises(ModelLoadError, match="gone"):
             vlm.load("demo", llm=tmp_path / "gone")
         (tmp_path / "empty").mkdir()
-        with pytest.raises(ModelLoadError, match=r"config\.json"):
+        with pytest.raises(ModelLoadError, match="No decoder"):
             vlm.load("demo", llm=tmp_path / "empty")
 
     def test_a_seed_needs_the_host(self) -> None:

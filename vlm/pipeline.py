@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from encoders import open_encoder
 from encoders.base import ImageEmbedding
-from encoders.images import load_image
+from encoders.images import Source, load_image
 from encoders.preprocess import fit_image
 from vlm.answer import Answer, Stream
 from vlm.errors import ModelBusyError, ModelClosedError, OptionError, PromptError
@@ -70,7 +70,7 @@ class VLM:
                 self._model.set_chat_template("", "", "")
             self._opened: ExitStack | None = opened.pop_all()
 
-    def encode(self, image: object) -> ImageEmbedding:
+    def encode(self, image: Source | ImageEmbedding) -> ImageEmbedding:
         """Encode one picture, to ask about it as often as wanted.
 
         Returns float32 (1, tokens, width x outputs). Raises ImageError, EncoderError, ModelClosedError.
@@ -84,14 +84,14 @@ class VLM:
             self._check_open()
             return self._encoder.encode(pixels, picture.content_hash)
 
-    def describe(self, images: object, prompt: str = DEFAULT_PROMPT, **options: Any) -> Answer:
+    def describe(self, images: Any, prompt: str = DEFAULT_PROMPT, **options: Any) -> Answer:
         """Answer one question about one picture, several (a list), or none (an empty list).
 
         options: fields of `vlm.options.RunOptions`; what is not given comes from the profile. Raises RkvlmError.
         """
         return self.stream(images, prompt, **options).finish()
 
-    def stream(self, images: object, prompt: str = DEFAULT_PROMPT, **options: Any) -> Stream:
+    def stream(self, images: Any, prompt: str = DEFAULT_PROMPT, **options: Any) -> Stream:
         """Like `describe`, as an iterator over the text as it is told."""
         pictures = list(images) if isinstance(images, (list, tuple)) else [images]
         return self._run([Message("user", [*[IMAGE] * len(pictures), prompt])], pictures, options)
@@ -107,11 +107,11 @@ class VLM:
 
     def chat_stream(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Stream:
         """Like `chat`, as an iterator over the text as it is told."""
-        pictures: list[object] = []
+        pictures: list[Any] = []
         turns = [_message(message, pictures) for message in messages]
         return self._run(turns, pictures, options)
 
-    def _run(self, messages: list[Message], pictures: list[object], given: dict[str, Any]) -> Stream:
+    def _run(self, messages: list[Message], pictures: list[Any], given: dict[str, Any]) -> Stream:
         started = time.perf_counter()
         options = _options(self._usual.model_dump(), given)
         prompt = render(self.profile, messages)
@@ -191,22 +191,29 @@ def _sampling(options: RunOptions) -> Sampling:
     return Sampling(**options.model_dump(include=set(Sampling.model_fields)))
 
 
-def _message(message: Mapping[str, Any], pictures: list[object]) -> Message:
+def _message(message: Mapping[str, Any], pictures: list[Any]) -> Message:
     """A message in the prompt's terms; its pictures are added to `pictures` in order."""
-    content = message.get("content", "")
+    if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+        raise PromptError(f'A message is {{"role": ..., "content": ...}}; got {message!r:.100}.')
+    content = message["content"]
     if isinstance(content, str):
-        return Message(message.get("role", "user"), content)
-    parts: list[Part] = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind == "text":
-            parts.append(part["text"])
-        elif kind == "image":
-            parts.append(IMAGE)
-            pictures.append(part["image"])
-        else:
-            raise PromptError(f'A part of a message has the type "text" or "image"; got {kind!r}.')
-    return Message(message.get("role", "user"), parts)
+        return Message(message["role"], content)
+    if not isinstance(content, (list, tuple)):
+        raise PromptError(f"The content of a message is a text or a list of parts; got {type(content).__name__}.")
+    return Message(message["role"], [_part(part, pictures) for part in content])
+
+
+def _part(part: object, pictures: list[Any]) -> Part:
+    """A part of a message in the prompt's terms; a picture is added to `pictures`."""
+    if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
+        return str(part["text"])
+    if isinstance(part, Mapping) and part.get("type") == "image" and "image" in part:
+        pictures.append(part["image"])
+        return IMAGE
+    raise PromptError(
+        'A part of a message is {"type": "text", "text": ...} or {"type": "image", "image": ...}; '
+        f"got {part!r:.100}."
+    )
 
 
 def _one_buffer(embeddings: list[ImageEmbedding]) -> np.ndarray[Any, np.dtype[np.float32]] | None:

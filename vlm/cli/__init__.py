@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 
-import click
 import typer
 
 from vlm import __version__
@@ -45,16 +43,7 @@ def common(
 def main() -> None:
     """Run the command line; the exit code of an error is its class's."""
     try:
-        code = app(standalone_mode=False)
+        app()
     except RkvlmError as exc:
         print(f"vlm: {exc}", file=sys.stderr)
-        code = exc.exit_code
-    except click.ClickException as exc:
-        exc.show()
-        code = exc.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        code = 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
-        code = 141
-    sys.exit(code)
+        sys.exit(exc.exit_code)
