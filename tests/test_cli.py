@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PICTURES, ROOT, TRUTH
+from sample_pictures import PICTURES, ROOT, TRUTH
 
 from vlm import errors
 

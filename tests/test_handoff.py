@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PICTURES, ROOT
+from sample_pictures import PICTURES, ROOT
 
 import vlm
 from vlm.errors import NotSupportedByRuntime, RunError

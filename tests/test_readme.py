@@ -8,11 +8,13 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, TRUTH
+from sample_pictures import ROOT, TRUTH
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
-LINES = [line.partition("  #")[0].strip() for kind, text in BLOCKS if kind == "sh" for line in text.splitlines() if line]
+LINES = [
+    line.partition("  #")[0].strip() for kind, text in BLOCKS if kind == "sh" for line in text.splitlines() if line
+]
 # These name files that only their reader has.
 OWN_FILES = [line for line in LINES if "photo.jpg" in line]
 BENCHES = [line for line in LINES if line.startswith("vlm bench")]

@@ -140,7 +140,7 @@ class ModelClosedError(ModelError):
     """The model was used after `close()`."""
 
 
-class NotSupportedByRuntime(RkvlmError):  # noqa: N818 - the name that users of the SDK search for
+class NotSupportedByRuntime(RkvlmError):
     """The runtime's release has no such function; the message names the first release that has it."""
 
     exit_code = 8

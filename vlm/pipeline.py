@@ -19,7 +19,7 @@ from encoders.base import ImageEmbedding
 from encoders.images import Source, load_image
 from encoders.preprocess import fit_image
 from vlm.answer import Answer, Stream
-from vlm.errors import ModelBusyError, ModelClosedError, OptionError, PromptError
+from vlm.errors import ModelBusyError, ModelClosedError, NotSupportedByRuntime, OptionError, PromptError
 from vlm.locate import Parts, locate
 from vlm.options import RunOptions, Sampling
 from vlm.prompt import IMAGE, Message, Part, render
@@ -48,6 +48,8 @@ class VLM:
         self.library = library
         usual = {**self.profile.sampling.model_dump(), "max_new_tokens": self.profile.max_new_tokens}
         self._usual = _options(usual, options or {})
+        if RELEASES.index(library.release) < RELEASES.index(self.profile.min_release):
+            raise NotSupportedByRuntime(f"Model {self.profile.name}", library.release, self.profile.min_release)
         self._turn = _Turn()
         self._encoding = threading.Lock()
         with ExitStack() as opened:
@@ -78,7 +80,7 @@ class VLM:
         if isinstance(image, ImageEmbedding):
             return image
         spec = self.profile.vision
-        picture = load_image(image, needed=(spec.height, spec.width_px), background=spec.background)
+        picture = load_image(image, needed=spec)
         pixels = fit_image(picture.pixels, spec)
         with self._encoding:
             self._check_open()
@@ -261,7 +263,7 @@ def _library(
     return host_library(release, HostRuntime(abi(release), threads=threads))
 
 
-# --- the last model, kept open ------------------------------------------------------------------------------------------
+# --- the last model, kept open --------------------------------------------------------------------------------------
 
 _last: tuple[object, VLM] | None = None
 _last_lock = threading.Lock()
@@ -287,7 +289,7 @@ def _opened(model: str | Path | None) -> VLM:
 
 
 def _close_last() -> None:
-    global _last  # noqa: PLW0603
+    global _last
     kept, _last = _last, None
     if kept is not None:
         kept[1].close()

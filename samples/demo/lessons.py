@@ -27,7 +27,8 @@ IM_START, IM_END, IMG, IMG_END, PAD = "<|im_start|>", "<|im_end|>", "<img>", "</
 SPECIAL = (IM_END, IM_START, IMG, IMG_END, PAD)
 IMAGES = IMG + PAD * TOKENS + IMG_END
 OUTSIDE_SHARE = 0.08
-WEIGHT = {"describe": 2.0, "count": 1.5}  # of a kind's answers in the loss
+WEIGHT = {"count": 2.0, "exists": 2.0, "both": 3.0, "more": 1.5}  # of a kind's answers in the loss; 1 for the rest
+OFTEN = ("count", "count", "exists", "exists", "where")  # asked more often than the rest
 LENGTH = 320  # tokens of a row
 
 
@@ -158,7 +159,8 @@ class Packer:
         if rng.random() < 0.14:
             return "follow", self.conversation(scene)
         while True:
-            kind = "describe" if first and rng.random() < 0.7 else SINGLE_KINDS[int(rng.integers(len(SINGLE_KINDS)))]
+            kinds = (*SINGLE_KINDS, *OFTEN)
+            kind = "describe" if first and rng.random() < 0.4 else kinds[int(rng.integers(len(kinds)))]
             turn = getattr(ask, kind)(scene)
             if turn:
                 return kind, [turn]
@@ -176,7 +178,8 @@ class Packer:
         late = self.asker.rng.random() < 0.06
         row = self.start("" if late else IMAGES * 2)
         while True:
-            kind = PAIR_KINDS[int(self.asker.rng.integers(len(PAIR_KINDS)))]
+            kinds = (*PAIR_KINDS, "both", "both")
+            kind = kinds[int(self.asker.rng.integers(len(kinds)))]
             turn = getattr(self.asker, kind)(one, two)
             if not self.add(row, kind, [turn], images=IMAGES * 2 if late else "") or late:
                 return row
@@ -253,7 +256,7 @@ class Lessons(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
                 about.append(scene)
                 return scene
 
-            if step % 4 == 0:
+            if step % 3 == 0:
                 for _ in range(self.batch * 5 // 8):
                     one, two = rng.choice(inside, 2)
                     rows.append(packer.about_two(show(one), show(two)))
