@@ -83,7 +83,8 @@ def export_all(model: Demo, folder: Path) -> None:
         "model_type": "llama", "hidden_size": config.width, "num_hidden_layers": config.layers,
         "num_attention_heads": config.heads, "num_key_value_heads": config.heads, "head_dim": config.head_width,
         "intermediate_size": config.inner, "vocab_size": config.vocab, "rope_theta": config.theta,
-        "max_position_embeddings": config.context, "bos_token_id": None, "eos_token_id": end, "tie_word_embeddings": True,
+        "max_position_embeddings": config.context, "bos_token_id": None,
+        "eos_token_id": end, "tie_word_embeddings": True,
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
 

@@ -44,7 +44,7 @@ def make_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-# --- pictures ----------------------------------------------------------------------------------------------------------
+# --- pictures --------------------------------------------------------------------------------------------------------
 
 
 def fit(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -82,7 +82,7 @@ def make_pool(folder: Path, name: str, count: int, seed: int, held_out: bool) ->
     return scenes, np.memmap(pixels_file, np.uint8, "r", shape=shape)
 
 
-# --- rows --------------------------------------------------------------------------------------------------------------
+# --- rows ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -125,8 +125,8 @@ class Packer:
         parts = []
         for index, (question, answer) in enumerate(turns):
             start = f"\n{IM_START}user\n" if index else ""
-            question = self.asker.typed(question) + ("" if index else images)
-            parts.append((self.encode(f"{start}{question}{IM_END}\n{IM_START}assistant\n"), self.answer(answer)))
+            asked = self.asker.typed(question) + ("" if index else images)
+            parts.append((self.encode(f"{start}{asked}{IM_END}\n{IM_START}assistant\n"), self.answer(answer)))
         if row.talks and len(row.ids) + sum(len(asked) + len(told) for asked, told in parts) > LENGTH:
             return False
         row.talks += 1
@@ -195,11 +195,11 @@ class Packer:
                 return row
 
 
-# --- batches -----------------------------------------------------------------------------------------------------------
+# --- batches ---------------------------------------------------------------------------------------------------------
 
 
 def labels(scene: Scene) -> tuple[list[int], NDArray[np.int64]]:
-    """What the eyes are asked while they learn: [background, outside], and for nine cells [there, shape, colour, large]."""
+    """What the eyes are asked while they learn: [background, outside]; [there, shape, colour, large] of nine cells."""
     cells = np.zeros((9, 4), np.int64)
     for t in scene.things:
         cells[t.row * 3 + t.column] = 1, SHAPES.index(t.shape), list(COLOURS).index(t.colour), t.size == "large"
@@ -216,10 +216,11 @@ def collate(rows: list[Row], pictures: list[NDArray[np.uint8]], scenes: list[Sce
         ids[index, :size], group[index, :size] = row.ids, row.group
         position[index, :size], weight[index, :size] = row.position, row.weight
     told = [labels(scene) for scene in scenes]
+    shown = np.stack(pictures) if pictures else np.zeros((0, SIDE, SIDE, 3), np.uint8)
     return {
         "ids": torch.from_numpy(ids), "group": torch.from_numpy(group), "position": torch.from_numpy(position),
         "weight": torch.from_numpy(weight), "spans": [row.spans for row in rows],
-        "pictures": torch.from_numpy(np.stack(pictures)) if pictures else torch.zeros((0, SIDE, SIDE, 3), dtype=torch.uint8),
+        "pictures": torch.from_numpy(shown),
         "scene": torch.tensor([t[0] for t in told]), "cells": torch.from_numpy(np.stack([t[1] for t in told])),
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The demo model's two networks: a convolution stem with a small transformer for pictures, and a small causal decoder."""
+"""The demo model's two networks: a convolution stem and transformer for pictures, and a small causal decoder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Config:
         return self.width // self.heads
 
 
-# --- the eyes ----------------------------------------------------------------------------------------------------------
+# --- the eyes --------------------------------------------------------------------------------------------------------
 
 
 def conv(inner: int, outer: int, stride: int = 1) -> nn.Sequential:
@@ -101,7 +101,7 @@ class Eyes(nn.Module):
         return self.project(self.features(pictures))
 
 
-# --- the words ---------------------------------------------------------------------------------------------------------
+# --- the words -------------------------------------------------------------------------------------------------------
 
 
 class RMSNorm(nn.Module):

@@ -1,4 +1,4 @@
-"""Draw the sample pictures anew: `python samples/demo/pictures.py samples/pictures`, with what is in each in truth.json."""
+"""Draw the sample pictures: `python samples/demo/pictures.py samples/pictures`; truth.json says what is in each."""
 
 from __future__ import annotations
 

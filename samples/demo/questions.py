@@ -100,7 +100,7 @@ def fact_answer(scene: Scene, spec: Spec, say: Callable[[Thing], str]) -> str:
     return f"The {spec.one} is {say(fitting[0])}." if fitting else f"There is no {spec.one}."
 
 
-# --- choosing what to ask ----------------------------------------------------------------------------------------------
+# --- choosing what to ask --------------------------------------------------------------------------------------------
 
 
 def some_spec(scene: Scene, rng: np.random.Generator, parts: Sequence[str], present: float = 0.6) -> Spec:
@@ -163,7 +163,7 @@ def some_place(scene: Scene, rng: np.random.Generator, present: float = 0.75) ->
     return place, str(rng.choice(PLACE_WORDS[place]))
 
 
-# --- one function for each kind of question ----------------------------------------------------------------------------
+# --- one function for each kind of question --------------------------------------------------------------------------
 
 NOUNS = (
     ("shape",),

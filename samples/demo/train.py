@@ -1,8 +1,8 @@
 """Train the demo model from nothing: `python samples/demo/train.py --work DIR`.
 
-Draws its own pictures, needs no download, and runs on a CPU; two cores with bfloat16 matrix units take about an hour and
-a half. It can be stopped and started again: the newest checkpoint in DIR is taken up. The learning rate warms up, stays,
-and falls to zero over the last `--cooldown` steps. The eyes learn alone for the first `--eyes-steps` steps.
+Draws its own pictures, needs no download, and runs on a CPU; two cores with bfloat16 matrix units take about an hour.
+It can be stopped and started again: the newest checkpoint in DIR is taken up. The learning rate warms up, stays, and
+falls to zero over the last `--cooldown` steps. The eyes learn alone for the first `--eyes-steps` steps.
 
 Then `python samples/demo/export.py DIR samples/demo/model` writes what is shipped.
 """

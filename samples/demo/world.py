@@ -204,7 +204,7 @@ def _finish(canvas: NDArray[np.float32], rng: np.random.Generator) -> Pixels:
     return np.ascontiguousarray(pixels)
 
 
-# --- outside the world -------------------------------------------------------------------------------------------------
+# --- outside the world -----------------------------------------------------------------------------------------------
 
 
 def draw_outside(rng: np.random.Generator) -> Pixels:
