@@ -124,7 +124,7 @@ def test_models_lists_the_profiles() -> None:
     for name in ("demo", "qwen2-vl-2b", "qwen2.5-vl-3b", "internvl2-1b", "janus-pro-1b"):
         assert name in done.stdout
     rows = json.loads(vlm("models", "--json").stdout)
-    assert [row["name"] for row in rows if row["directory"]] == ["demo"]
+    assert [row["name"] for row in rows if row["encoder"] and row["llm"]] == ["demo"]
 
 
 def test_version_and_help() -> None:

@@ -338,6 +338,15 @@ class TestLoad:
 
     def test_models_says_what_is_here(self) -> None:
         rows = {row.name: row for row in vlm.models()}
+        assert rows["demo"].ready
         assert rows["demo"].directory == MODEL_DIR
-        assert rows["qwen2-vl-2b"].directory is None
-        assert "encoder" in rows["qwen2-vl-2b"].needs
+        assert not rows["qwen2-vl-2b"].ready
+        assert "*.rkllm" in rows["qwen2-vl-2b"].wanted["llm"]
+
+    def test_a_board_directory_is_told_from_a_host_one(self, tmp_path: Path) -> None:
+        place = tmp_path / "models" / "qwen2-vl-2b"
+        place.mkdir(parents=True)
+        for name in ("qwen2-vl_vision_rk3588.rknn", "qwen2-vl-llm_rk3588.rkllm"):
+            (place / name).touch()
+        (row,) = [row for row in vlm.models() if row.name == "qwen2-vl-2b"]
+        assert (row.encoder, row.llm) == (place / "qwen2-vl_vision_rk3588.rknn", place / "qwen2-vl-llm_rk3588.rkllm")

@@ -256,7 +256,15 @@ def test_directories_of_ones_own_come_first(tmp_path: Path) -> None:
 
 def test_model_files_are_found_by_side_and_soc(tmp_path: Path) -> None:
     profile = load_profile("qwen2-vl-2b")
-    for name in ("onnx/vision_encoder.onnx", "v_vision_rk3588.rknn", "v_vision_rk3576.rknn", "llm_rk3588.rkllm"):
+    with pytest.raises(ProfileError, match="has no llm"):
+        profile.find_file(tmp_path, "llm", "host")  # a directory is a model of the host's by its config.json
+    for name in (
+        "config.json",
+        "onnx/vision_encoder.onnx",
+        "v_vision_rk3588.rknn",
+        "v_vision_rk3576.rknn",
+        "llm_rk3588.rkllm",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert profile.find_file(tmp_path, "encoder", "host") == tmp_path / "onnx/vision_encoder.onnx"

@@ -52,37 +52,46 @@ def locate(
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A profile and whether its files are on this machine.
+    """A profile, and which of its files are on this machine.
 
-    directory: where they are, or None; needs: what is missing, in words (empty when nothing is).
+    directory: where they are looked for. encoder, llm: where they are, or None. wanted: for each of the two, the names
+    it may have there.
     """
 
     name: str
     description: str
     min_release: str
-    directory: Path | None
-    needs: str
+    directory: Path
+    encoder: Path | None
+    llm: Path | None
+    wanted: dict[str, list[str]]
+
+    @property
+    def ready(self) -> bool:
+        """Whether both files are there."""
+        return self.encoder is not None and self.llm is not None
 
 
-def models(settings: Settings | None = None) -> list[ModelInfo]:
+def models() -> list[ModelInfo]:
     """List the profiles that ship with rkvlm, and what each needs to run on this machine.
 
     Raises ProfileError when a profile is wrong, OptionError when a setting is.
     """
-    settings = settings or load_settings()
+    settings = load_settings()
     return [_info(profile, _home(profile, settings)) for profile in list_profiles()]
 
 
 def _info(profile: Profile, directory: Path) -> ModelInfo:
-    missing = []
+    found: dict[str, Path | None] = {}
     for part in PARTS:
         try:
-            _in_directory(profile, directory, part)
+            found[part] = _in_directory(profile, directory, part)
         except ProfileError:
-            missing.append(part)
-    needs = f"its {' and '.join(missing)} in {directory}" if missing else ""
-    found = None if missing else directory
-    return ModelInfo(profile.name, profile.description, profile.min_release, found, needs)
+            found[part] = None
+    sides = [keys for keys in (profile.files.host, profile.files.board) if keys is not None]
+    wanted: dict[str, list[str]] = {part: [name for keys in sides for name in getattr(keys, part)] for part in PARTS}
+    about = (profile.name, profile.description, profile.min_release)
+    return ModelInfo(*about, directory, found["encoder"], found["llm"], wanted)
 
 
 def _profile_of(model: str | Path, settings: Settings) -> tuple[Profile, Path]:

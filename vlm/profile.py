@@ -148,7 +148,8 @@ class FileKeys(_Table):
         description="Where the encoder may lie; the first pattern that fits counts. {soc} stands for the SoC's name.",
     )
     llm: tuple[Pattern, ...] = Field(
-        min_length=1, description='The same for the language model; "." is the model directory itself.'
+        min_length=1,
+        description='The same for the language model; on a PC a directory with config.json, "." the model directory.',
     )
 
 
@@ -246,7 +247,7 @@ class Profile(_Table):
             raise ProfileError(f"The model directory {root} of {self.name} is not there, or is not a directory.")
         wanted = [_with_soc(pattern, soc) for pattern in (keys.encoder if part == "encoder" else keys.llm)]
         for pattern in wanted:
-            found = [root] if pattern == "." else sorted(root.glob(pattern))
+            found = _directory(root / pattern) if part == "llm" and side == "host" else sorted(root.glob(pattern))
             if len(found) > 1:
                 names = ", ".join(path.name for path in found)
                 raise ProfileError(
@@ -257,6 +258,11 @@ class Profile(_Table):
         raise ProfileError(
             f"{root} has no {part} for {self.name}; looked for {', '.join(wanted)}. Say where it is with --{part}."
         )
+
+
+def _directory(path: Path) -> list[Path]:
+    """`path` where it is a model directory of the host runtime: every one of them has a config.json."""
+    return [path] if (path / "config.json").is_file() else []
 
 
 def _with_soc(pattern: str, soc: str | None) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -79,6 +80,42 @@ def ask_model(model: vlm.VLM, pictures: list[bytes], turns: list[tuple[str, str]
     return answers
 
 
+@dataclass
+class Score:
+    """What was asked and what was answered rightly, by group and kind; declined: of the cases inside the world."""
+
+    right: Counter[tuple[str, str]] = field(default_factory=Counter)
+    asked: Counter[tuple[str, str]] = field(default_factory=Counter)
+    declined: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+    def share(self, group: str) -> float:
+        """Share of a group's cases that were answered rightly."""
+        keys = [key for key in self.asked if key[0] == group]
+        return sum(self.right[key] for key in keys) / sum(self.asked[key] for key in keys)
+
+    @property
+    def inside(self) -> int:
+        """Cases that show something of the model's world."""
+        return sum(count for (group, _), count in self.asked.items() if group not in ("outside", "no picture"))
+
+
+def measure(model: vlm.VLM, cases: Iterable[Case]) -> Score:
+    """Ask every case."""
+    score = Score()
+    for group, kind, pictures, turns in cases:
+        answers = ask_model(model, pictures, turns)
+        truths = [truth for _, truth in turns]
+        score.asked[group, kind] += 1
+        score.right[group, kind] += answers == truths
+        if answers != truths:
+            questions = [question for question, _ in turns]
+            score.wrong.append(f"{group} / {kind}: {questions}\n  said  {answers}\n  truth {truths}")
+        if group not in ("outside", "no picture"):
+            score.declined += DECLINE in answers
+    return score
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cases", type=int, default=1000)
@@ -86,32 +123,22 @@ def main() -> None:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--wrong", type=int, default=0, metavar="N", help="show N wrong answers")
     args = parser.parse_args()
-    right: Counter[tuple[str, str]] = Counter()
-    asked: Counter[tuple[str, str]] = Counter()
-    declined = inside = 0
-    wrong = []
+    console = Console(stderr=True)
     with vlm.load(args.model) as model:
-        for group, kind, pictures, turns in track(list(make_cases(args.cases, args.seed)), "asking"):
-            answers = ask_model(model, pictures, turns)
-            asked[group, kind] += 1
-            truths = [truth for _, truth in turns]
-            right[group, kind] += answers == truths
-            if answers != truths:
-                wrong.append(f"{group} / {kind}: {[q for q, _ in turns]}\n  said  {answers}\n  truth {truths}")
-            if group not in ("outside", "no picture"):
-                inside += 1
-                declined += DECLINE in answers
+        cases = list(make_cases(args.cases, args.seed))
+        score = measure(model, track(cases, "asking", console=console))
     table = Table("group", "kind", "right", "of", "share")
-    for group in dict.fromkeys(group for group, _ in asked):
-        kinds = [key for key in sorted(asked) if key[0] == group]
-        total, good = sum(asked[key] for key in kinds), sum(right[key] for key in kinds)
-        table.add_row(group, "", str(good), str(total), f"{good / total:.1%}", style="bold")
-        for key in kinds if len(kinds) > 1 else ():
-            table.add_row("", key[1], str(right[key]), str(asked[key]), f"{right[key] / asked[key]:.1%}")
-    table.add_row("inside, yet declined", "", str(declined), str(inside), f"{declined / inside:.1%}", style="bold")
+    for group in dict.fromkeys(group for group, _ in score.asked):
+        keys = sorted(key for key in score.asked if key[0] == group)
+        right, asked = sum(score.right[key] for key in keys), sum(score.asked[key] for key in keys)
+        table.add_row(group, "", str(right), str(asked), f"{score.share(group):.1%}", style="bold")
+        for key in keys if len(keys) > 1 else ():
+            share = score.right[key] / score.asked[key]
+            table.add_row("", key[1], str(score.right[key]), str(score.asked[key]), f"{share:.1%}")
+    declined = f"{score.declined / score.inside:.1%}"
+    table.add_row("inside, yet declined", "", str(score.declined), str(score.inside), declined, style="bold")
     Console().print(table)
-    for text in wrong[: args.wrong]:
-        print(text)
+    print("\n".join(score.wrong[: args.wrong]))
 
 
 if __name__ == "__main__":

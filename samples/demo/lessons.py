@@ -27,8 +27,8 @@ IM_START, IM_END, IMG, IMG_END, PAD = "<|im_start|>", "<|im_end|>", "<img>", "</
 SPECIAL = (IM_END, IM_START, IMG, IMG_END, PAD)
 IMAGES = IMG + PAD * TOKENS + IMG_END
 OUTSIDE_SHARE = 0.08
-WEIGHT = {"count": 2.0, "exists": 2.0, "both": 3.0, "more": 1.5}  # of a kind's answers in the loss; 1 for the rest
-OFTEN = ("count", "count", "exists", "exists", "where")  # asked more often than the rest
+WEIGHT = {"count": 4.0, "exists": 1.5, "both": 2.0, "more": 2.0}  # of a kind's answers in the loss; 1 for the rest
+OFTEN = ("count", "count", "count", "count", "exists", "where")  # asked more often than the rest
 LENGTH = 320  # tokens of a row
 
 
@@ -178,7 +178,7 @@ class Packer:
         late = self.asker.rng.random() < 0.06
         row = self.start("" if late else IMAGES * 2)
         while True:
-            kinds = (*PAIR_KINDS, "both", "both")
+            kinds = (*PAIR_KINDS, "both")
             kind = kinds[int(self.asker.rng.integers(len(kinds)))]
             turn = getattr(self.asker, kind)(one, two)
             if not self.add(row, kind, [turn], images=IMAGES * 2 if late else "") or late:

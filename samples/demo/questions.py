@@ -257,13 +257,8 @@ class Asker:
     def both(self, one: Scene, two: Scene) -> Turn:
         parts = (("shape",), ("colour", "shape"), ("colour",))[int(self.rng.integers(3))]
         spec = some_spec(one if self.rng.random() < 0.5 else two, self.rng, parts, present=0.75)
-        first, second = bool(found(one, spec)), bool(found(two, spec))
-        if first and second:
-            answer = f"Both pictures show {a(spec.one)}."
-        elif first or second:
-            answer = f"Only the {'first' if first else 'second'} picture shows {a(spec.one)}."
-        else:
-            answer = f"Neither picture shows {a(spec.one)}."
+        first, second = (a(spec.one) if found(scene, spec) else f"no {spec.one}" for scene in (one, two))
+        answer = f"The first picture shows {first} and the second picture shows {second}."
         return self.wording("BOTH", a_thing=a(spec.one)), answer
 
     def nth(self, one: Scene, two: Scene) -> Turn:
@@ -273,10 +268,8 @@ class Asker:
         return self.wording("NTH", nth=nth, n=("one", "two")[index]), answer
 
     def same_background(self, one: Scene, two: Scene) -> Turn:
-        if one.background == two.background:
-            answer = f"Both backgrounds are {one.background}."
-        else:
-            answer = f"The first background is {one.background} and the second is {two.background}."
+        verdict = "they are the same" if one.background == two.background else "they are different"
+        answer = f"The first background is {one.background} and the second is {two.background}, {verdict}."
         return self.wording("SAME_BACKGROUND"), answer
 
     def compare(self, one: Scene, two: Scene) -> Turn:

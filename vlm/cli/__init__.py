@@ -8,7 +8,7 @@ import sys
 import typer
 
 from vlm import __version__
-from vlm.cli import bench, describe, models
+from vlm.cli import bench, chat, describe, models
 from vlm.errors import RkvlmError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("describe")(describe.describe)
+app.command("chat")(chat.chat)
 app.command("models")(models.models)
 app.add_typer(bench.app, name="bench")
 

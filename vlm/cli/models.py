@@ -19,8 +19,20 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print the list 
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("model", "what it is", "runtime", "here", box=None, header_style="bold")
+    table = Table("model", "what it is", "runtime", "encoder", "language model", box=None, header_style="bold")
     for row in rows:
-        state = "[green]ready[/]" if row.directory else f"needs {row.needs}"
-        table.add_row(row.name, row.description, f"{row.min_release} or newer", state)
-    Console().print(table)
+        encoder = _state(row.encoder is not None, row.wanted["encoder"])
+        llm = _state(row.llm is not None, row.wanted["llm"])
+        table.add_row(row.name, row.description, f"{row.min_release} or newer", encoder, llm)
+    console = Console()
+    console.print(table)
+    missing = next((row for row in rows if not row.ready), None)
+    if missing is not None:
+        place = missing.directory.parent / "MODEL"
+        console.print(f"\nFiles are looked for in {place} (setting VLM_MODELS_DIR).", soft_wrap=True)
+
+
+def _state(there: bool, wanted: list[str]) -> str:
+    """Ready, or what is looked for: the first name, which is the PC's, and the widest one, which is the board's."""
+    names = ["a directory with config.json" if name == "." else name for name in (wanted[0], wanted[-1])]
+    return "[green]ready[/]" if there else " or ".join(dict.fromkeys(names))

@@ -1,0 +1,451 @@
+"""`vlm chat`, driven as people drive it: in a pseudo-terminal, and through a pipe."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pexpect
+import pytest
+from conftest import PICTURES, ROOT, TRUTH
+
+from vlm import errors
+
+sys.path.insert(0, str(ROOT / "tests" / "native"))
+from standin import build
+
+# Python 3.12 warns of fork in a process with threads; the child becomes another program at once.
+pytestmark = [
+    pytest.mark.usefixtures("clean_settings"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of forkpty:DeprecationWarning"),
+]
+
+HEARTS, LIGHT, STAR = PICTURES / "two-hearts.png", PICTURES / "traffic-light.jpg", PICTURES / "blue-star.jpg"
+PROGRAM = [sys.executable, "-W", "error", "-c", "from vlm.cli import main; main()", "chat"]
+PROMPT = r"\n(?:\x1b\[\?2004h)?(?:\[\d+ pictures?\] )?> "
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|[\r\x07]")
+NO_PICTURE = "Please show me a picture first."
+GREETING = "Hello! Show me a picture with simple shapes and ask me about it."
+
+
+class Terminal:
+    """The program in a pseudo-terminal. `said`: the lines since what was typed last, without it and without escapes."""
+
+    def __init__(self, command: list[str], state: Path) -> None:
+        env = {**os.environ, "TERM": "xterm", "XDG_STATE_HOME": str(state)}
+        env.pop("NO_COLOR", None)
+        self.child = pexpect.spawn(
+            command[0], command[1:], env=env, encoding="utf-8", timeout=60, dimensions=(50, 400), echo=True
+        )
+        self.child.delaybeforesend = None
+        self.raw = ""
+        self.said = self.wait()
+
+    def wait(self, pattern: str = PROMPT) -> list[str]:
+        """Wait for a pattern, the next prompt's if none is given; the lines before it."""
+        self.child.expect(pattern)
+        self.raw = self.child.before + self.child.after
+        return ESCAPES.sub("", self.raw).split("\n")[:-1]
+
+    def ask(self, line: str) -> list[str]:
+        self.child.send(line + "\r")
+        self.said = self.wait()[1:]
+        return self.said
+
+    def interrupt(self) -> None:
+        self.child.sendintr()
+
+    @property
+    def prompt(self) -> str:
+        return ESCAPES.sub("", str(self.child.after)).strip("\n")
+
+    def leave(self, keys: str = "/exit\r") -> int:
+        self.child.send(keys)
+        self.child.expect(pexpect.EOF)
+        self.child.close()
+        return int(self.child.exitstatus if self.child.exitstatus is not None else -self.child.signalstatus)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
+    opened: list[Terminal] = []
+
+    def start(*words: object, command: list[str] | None = None) -> Terminal:
+        opened.append(Terminal(command or [*PROGRAM, *map(str, words)], tmp_path / "state"))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.child.close(force=True)
+
+
+def board(folder: Path, release: str = "1.3.0") -> list[object]:
+    """Options for the compiled stand-in behind the demo's encoder; words in brackets tell it what to do."""
+    llm = folder / "model[width=160][image-tokens=49].rkllm"
+    llm.touch()
+    return ["-m", "demo", "--llm", llm, "--library", build(release)]
+
+
+def script(*words: object, lines: str | bytes = "") -> subprocess.CompletedProcess[str]:
+    given = lines.encode() if isinstance(lines, str) else lines
+    done = subprocess.run([*PROGRAM, *map(str, words)], input=given, capture_output=True, timeout=120, check=False)
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+# --- at a terminal, with the demo model -----------------------------------------------------------------------------
+
+
+def test_a_conversation_about_a_picture(terminal: Callable[..., Terminal]) -> None:
+    """Five turns, an answer aborted, a turn after it, and a new beginning; every answer is true."""
+    talk = terminal(HEARTS, "--model", "demo")
+    assert talk.prompt == "[1 picture] > "
+    told, figures = talk.ask("Describe the picture.")
+    assert told == TRUTH[HEARTS.name]
+    assert re.fullmatch(r"\d+ tokens, [\d.]+ tokens/s, first text after \d+ ms, pictures encoded in \d+ ms", figures)
+    assert f"\x1b[2m{figures}" in talk.raw  # dim
+    assert talk.prompt == "> "
+    turns = {
+        "Where is the purple heart?": "The purple heart is on the right.",
+        "And how big is it?": "The purple heart is small.",
+        "What colour is the background?": "The background is pink.",
+        "What colour is the small heart?": "The small heart is purple.",
+    }
+    for question, answer in turns.items():
+        told, figures = talk.ask(question)
+        assert told == answer
+        assert "encoded" not in figures  # once is enough
+
+    told = abort_a_description(talk, TRUTH[HEARTS.name])
+    assert talk.ask("/history")[-1] == f"assistant: {told} (aborted)"
+    assert talk.ask("What colour is the small heart?")[0] == "The small heart is purple."
+
+    talk.ask("/clear")
+    assert talk.ask("Describe the picture.")[0] == NO_PICTURE
+    talk.ask(f"/image {LIGHT}")
+    assert talk.prompt == "[1 picture] > "
+    assert talk.ask("Describe the picture.")[0] == TRUTH[LIGHT.name]
+    assert talk.leave() == 0
+
+
+def abort_a_description(talk: Terminal, whole: str) -> str:
+    """Press Ctrl-C at the first word; what was told. The demo is fast: where it was faster than the key, once more."""
+    for _ in range(10):
+        talk.child.send("Describe the picture.\r")
+        talk.wait(r"\nThere")
+        talk.interrupt()
+        rest, *_, figures = talk.wait()
+        told = "There" + rest.removesuffix("^C")
+        if figures.startswith("aborted"):
+            assert whole.startswith(told)
+            assert len(told) < len(whole)
+            return told
+        assert told == whole
+    raise AssertionError("Ten answers were over before Ctrl-C.")
+
+
+def test_two_pictures_and_wrong_ones(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
+    talk = terminal("-m", "demo")
+    assert len(talk.ask("/image gone.png")) == 1
+    assert talk.said == ["vlm: 'gone.png': there is no such file."]
+    (line,) = talk.ask(f"/image {__file__}")
+    assert line.startswith("vlm: ")
+    assert talk.prompt == "> "
+    named = tmp_path / "a blue star.jpg"
+    named.write_bytes(STAR.read_bytes())
+    assert talk.ask(f"/image '{named}'") == ["a blue star.jpg goes with the next question."]
+    talk.ask(f"/image {named}")
+    assert talk.prompt == "[2 pictures] > "
+    talk.ask("/image")
+    assert talk.prompt == "> "
+    assert talk.ask("/show") == ["Nothing was said yet."]
+    talk.ask(f"/image {str(named).replace(' ', chr(92) + ' ')}")
+    talk.ask(f"/image {LIGHT}")
+    assert talk.ask("Which picture has more shapes?")[0] == "The second picture has more shapes, three against one."
+    assert talk.ask("/history") == [
+        "user: [a blue star.jpg] [traffic-light.jpg] Which picture has more shapes?",
+        "assistant: The second picture has more shapes, three against one.",
+    ]
+    assert talk.leave("\x04") == 0
+
+
+def test_commands_that_there_are_and_are_not(terminal: Callable[..., Terminal]) -> None:
+    talk = terminal()
+    assert talk.said[0] == "vlm: using the model demo (--model or VLM_MODEL choose another)"
+    assert talk.ask("/imagine x") == ["vlm: There is no command /imagine; /help lists the commands."]
+    named = re.findall(r"/\w+", " ".join(talk.ask("/help")))
+    assert {"/image", "/clear", "/system", "/history", "/show", "/help", "/exit"} == set(named)
+    assert talk.ask("   ") == []
+    talk.child.send("/hel\t\r")  # Tab
+    assert "/clear" in "".join(talk.wait())
+    (PICTURES / "thumbnail.png").stat()
+    talk.child.send(f"/image {PICTURES}/thu\t")
+    talk.wait(r"thumbnail\.png")
+    talk.child.send("\r")
+    assert talk.wait()[-1] == "thumbnail.png goes with the next question."
+    talk.ask("/system Answer in one word.")
+    assert talk.ask("/history")[0] == "system: Answer in one word."
+
+
+def test_ctrl_c_at_the_prompt(terminal: Callable[..., Terminal]) -> None:
+    talk = terminal("-m", "demo")
+    for _ in range(3):
+        talk.child.send("What is")
+        talk.wait("What is")
+        talk.interrupt()
+        assert "once more" not in "".join(talk.wait())
+    assert talk.ask("Hello")[0] == GREETING
+    for _ in range(2):  # once, and then a line: no leaving
+        talk.interrupt()
+        assert "once more" in "".join(talk.wait())
+        assert talk.ask("Hello")[0] == GREETING
+    talk.interrupt()
+    talk.wait()
+    talk.interrupt()
+    assert talk.leave("") == 0
+
+
+# --- at a terminal, with the stand-in, which is as slow as it is told to be ---------------------------------------
+
+
+def test_ctrl_c_ends_a_long_answer_and_not_the_program(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
+    talk = terminal(HEARTS, *board(tmp_path))
+    began = time.monotonic()
+    talk.child.send("[id=a][tokens=1000][pace=40]\r")  # 40 s
+    talk.wait("a:2 ")
+    talk.interrupt()
+    *_, figures = talk.wait()
+    assert time.monotonic() - began < 20
+    assert figures.startswith("aborted, ")
+    answer = re.search(r"assistant: (.*)", "\n".join(talk.ask("/history")))
+    assert answer
+    assert re.fullmatch(r"a:0 a:1 a:2 (a:\d+ )*\(aborted\)", " ".join(answer[1].split()))
+    talk.ask("/clear")
+    assert talk.ask("[id=b][tokens=2]")[0] == "b:0 b:1 "
+    assert talk.leave() == 0
+
+
+def test_ctrl_c_before_the_first_word_leaves_no_turn(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
+    talk = terminal(HEARTS, *board(tmp_path))
+    for times in (1, 2):
+        talk.child.send("[id=c][prefill=1500][pace=20][tokens=500]\r")
+        talk.wait(r"tokens=500\]\r\n")
+        for _ in range(times):
+            time.sleep(0.3)
+            talk.interrupt()
+        assert talk.wait()[-1].startswith("aborted")
+        assert talk.prompt == "[1 picture] > "
+        assert talk.ask("/history") == ["user: [two-hearts.png] (not asked yet)"]
+    assert talk.ask("[id=d][tokens=1]")[0] == "d:0 "
+
+
+def test_a_failed_turn_is_one_line_and_never_was(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
+    talk = terminal(STAR, *board(tmp_path))
+    told, error = talk.ask("[id=e][error=2][tokens=9]")
+    assert told == "e:0 e:1 "
+    assert error.startswith("vlm: ")
+    assert talk.prompt == "[1 picture] > "
+    assert talk.ask("[fail]")[-1].startswith("vlm: ")
+    assert talk.ask("[id=f][tokens=1]")[0] == "f:0 "
+    assert talk.ask("/history") == ["user: [blue-star.jpg] [id=f][tokens=1]", "assistant: f:0 "]
+    assert talk.leave() == 0
+
+
+def test_figures_are_those_that_the_runtime_gives(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
+    talk = terminal(*board(tmp_path, "1.2.0"), "--max-new-tokens", 3)
+    told, figures = talk.ask("[id=g][tokens=5]")
+    assert told == "g:0 g:1 g:2 "
+    assert re.fullmatch(r"cut off at --max-new-tokens, first text after \d+ ms", figures)
+
+
+def test_ctrl_c_at_any_moment(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
+    """The program outlives it, and the next answer is whole and its own."""
+    talk, chance = terminal(*board(tmp_path)), random.Random(5)
+    for number in range(25):
+        talk.child.send(f"[id=n{number}][tokens=6][pace=4][prefill=4]\r")
+        time.sleep(chance.uniform(0, 0.08))
+        talk.interrupt()
+        talk.ask("/clear")
+        if talk.said != ["Forgotten."]:  # that was the prompt of the answer, or of the Ctrl-C
+            talk.wait(r"Forgotten\.[\s\S]*?" + PROMPT)
+        talk.ask("/help")
+        assert talk.ask(f"[id=m{number}][tokens=2]")[0] == f"m{number}:0 m{number}:1 "
+        talk.ask("/clear")
+    assert talk.leave() == 0
+
+
+# --- where lines come from and answers go to --------------------------------------------------------------------
+
+
+def test_only_answers_go_to_stdout(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
+    """The prompt, the editing and the figures stay on the terminal."""
+    command = " ".join(f"'{word}'" if " " in word else word for word in PROGRAM)
+    talk = terminal(command=["bash", "-c", f"exec {command} -m demo {HEARTS} > {tmp_path}/answers"])
+    assert talk.prompt == "[1 picture] > "
+    (figures,) = talk.ask("Describe the pictureX\x7f.")  # Backspace
+    assert "tokens/s" in figures
+    assert talk.leave() == 0
+    assert (tmp_path / "answers").read_text() == TRUTH[HEARTS.name] + "\n"
+
+
+def test_questions_from_a_pipe() -> None:
+    lines = f"""\
+What is in the picture?
+
+/image {HEARTS}
+  Describe the picture.
+And how big is it?\r
+/clear
+/image {LIGHT}
+Describe the picture."""
+    done = script("-m", "demo", lines=lines)
+    said = done.stdout.splitlines()
+    assert [said[0], said[1], said[3]] == [NO_PICTURE, TRUTH[HEARTS.name], TRUTH[LIGHT.name]]
+    assert re.fullmatch(r"The (red|purple) heart is (large|small)\.", said[2])
+    assert (len(said), done.stderr, done.returncode) == (4, "", 0)
+
+
+def test_nothing_to_ask() -> None:
+    assert script("-m", "demo", lines="").returncode == 0
+    done = script(LIGHT, "-m", "demo", lines="Hello\n/exit\nHello\n")
+    assert (done.returncode, done.stdout.count("\n")) == (0, 1)
+    closed = subprocess.run(
+        ["bash", "-c", '"$@" <&-', "bash", *PROGRAM, "-m", "demo"], capture_output=True, check=False
+    )
+    assert (closed.returncode, closed.stdout, closed.stderr) == (0, b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "said"),
+    [
+        (b"/image gone.png", errors.ImageError, "gone.png"),
+        (b"/image " + __file__.encode(), errors.ImageError, "picture"),
+        (b"/image " + bytes(PICTURES), errors.ImageError, "directory"),
+        (b"/tell me", errors.RequestError, "/help"),
+        (b"What is \xff?", errors.PromptError, "no text"),
+        (b"a\0b", errors.PromptError, "NUL"),
+    ],
+)
+def test_an_error_is_one_line_and_the_conversation_goes_on(
+    line: bytes, kind: type[errors.RkvlmError], said: str
+) -> None:
+    done = script("-m", "demo", lines=line + b"\nHello\n/nope\n/history\n")
+    assert done.stdout == GREETING + "\n"
+    error, other, *history = done.stderr.splitlines()
+    assert error.startswith("vlm: ")
+    assert said in error
+    assert "/nope" in other
+    assert history == ["user: Hello", f"assistant: {GREETING}"]
+    assert done.returncode == kind.exit_code
+
+
+def test_a_wrong_picture_or_option_ends_the_command() -> None:
+    for words, kind in ((["gone.jpg"], errors.ImageError), (["--top-p", 7], errors.OptionError)):
+        done = script(*words, lines="Hello\n")
+        assert (done.returncode, done.stdout) == (kind.exit_code, "")
+        assert "Traceback" not in done.stderr
+
+
+def test_a_full_context_says_how_to_go_on() -> None:
+    done = script(LIGHT, "-m", "demo", "--max-new-tokens", 2040, lines="Describe the picture.\n/clear\nHello\n")
+    assert done.stdout == GREETING + "\n"
+    assert "/clear" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.returncode == errors.ContextTooLongError.exit_code
+
+
+def test_what_was_said_goes_with_every_question(tmp_path: Path) -> None:
+    """The stand-in obeys the first words in brackets of all that it is sent."""
+    lines = """\
+[id=one][tokens=1]
+[id=two][tokens=1]
+/clear
+[id=two][tokens=1]
+/system [id=system]
+[id=three]
+/clear
+[id=three][tokens=1]
+/system
+[id=four][tokens=1]
+/clear
+[id=four][tokens=1]
+"""
+    done = script(*board(tmp_path), lines=lines)
+    said = ["one", "one", "two", "system", "system", "three", "four"]
+    assert done.stdout.split() == [f"{name}:0" for name in said]
+    assert done.returncode == 0
+
+
+def test_an_answer_comes_when_its_line_is_there_and_nobody_has_to_read_it() -> None:
+    with subprocess.Popen(
+        [*PROGRAM, "-m", "demo"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        assert child.stdin
+        assert child.stdout
+        assert child.stderr
+        for _ in range(2):
+            child.stdin.write(b"Hello\n")
+            child.stdin.flush()
+            assert child.stdout.readline().decode() == GREETING + "\n"
+        child.stdout.close()
+        child.stdin.write(b"Hello\n")
+        child.stdin.close()
+        assert b"Traceback" not in child.stderr.read()
+        assert child.wait(30) != 0
+
+
+def test_ctrl_c_ends_a_script() -> None:
+    with subprocess.Popen(
+        [*PROGRAM, "-m", "demo"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        assert child.stdin
+        assert child.stdout
+        assert child.stderr
+        child.stdin.write(b"Hello\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        child.send_signal(signal.SIGINT)
+        assert child.wait(30) != 0
+        assert b"Traceback" not in child.stderr.read()
+
+
+# --- the history of what was typed ------------------------------------------------------------------------------
+
+
+def test_what_was_typed_is_there_in_the_next_session(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
+    first = terminal("-m", "demo")
+    first.ask("Hello")
+    first.ask("Hello")
+    first.ask("/help")
+    first.child.kill(signal.SIGKILL)
+    file = tmp_path / "state" / "rkvlm" / "chat_history"
+    assert file.read_text() == "Hello\n/help\n"
+    assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    file.chmod(0o644)
+    second = terminal("-m", "demo")
+    assert second.ask("\x1b[A\x1b[A")[0] == GREETING  # two lines up
+    assert file.read_text() == "Hello\n/help\nHello\n"
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_long_history_is_cut(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
+    file = tmp_path / "state" / "rkvlm" / "chat_history"
+    file.parent.mkdir(parents=True)
+    file.write_text("".join(f"line {n}\n" for n in range(2500)))
+    talk = terminal("-m", "demo")
+    assert file.read_text().splitlines() == [f"line {n}" for n in range(1500, 2500)]
+    talk.child.send("\x1b[A")
+    talk.wait("line 2499")
+
+
+def test_a_place_that_cannot_be_written_is_no_harm(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file where a directory should be")
+    talk = terminal("-m", "demo")
+    assert talk.ask("Hello")[0] == GREETING
+    assert talk.leave() == 0
