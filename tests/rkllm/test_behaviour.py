@@ -119,6 +119,12 @@ def test_max_new_tokens_of_a_run(standin: Backend) -> None:
             model.generate(Request(prompt="a", max_new_tokens=30))
 
 
+def test_the_run_ends_with_the_last_token_wanted(standin: Backend) -> None:
+    model = standin.open(max_new_tokens=20)
+    model.generate(Request(prompt="[tokens=9][pace=150]", max_new_tokens=1)).text()
+    assert standin.standin.seen("returned")[0]["tokens"] == 1  # not one more, to see that it is too many
+
+
 def test_a_runtime_that_goes_on_past_its_limit_is_cut(standin: Backend) -> None:
     generation = standin.open(max_new_tokens=4).generate(Request(prompt="[id=v][tokens=9][over=200][pace=1]"))
     assert generation.text() == tokens("v", 4)

@@ -147,11 +147,13 @@ def test_array_and_prompt_live_until_the_run_returned(standin: Backend) -> None:
 
     thread = threading.Thread(target=press)
     thread.start()
-    next(generation)
-    assert held() is not None
-    text = generation.text()
-    stop.set()
-    thread.join()
+    try:
+        next(generation)
+        assert held() is not None
+        text = generation.text()
+    finally:
+        stop.set()
+        thread.join()
     assert text.split() == [f"held:{i}" for i in range(1, 20)]
     assert one(standin, "run")["address"] == address
     assert standin.standin.violations() == []  # among them: the input changed during the run
