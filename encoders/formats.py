@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from encoders.errors import ImageError
-from encoders.tiff import exif_orientation, read_tiff
+from encoders.tiff import MAX_FRAMES, exif_orientation, read_tiff
 
 READ_FORMATS = ("JPEG", "PNG", "WebP", "BMP", "TIFF", "GIF")
-_MAX_FRAMES = 1000
 # A progressive JPEG has about ten scans. Each costs a pass over the whole picture, so a small file with thousands
 # would keep a core busy for hours.
 _MAX_SCANS = 100
@@ -27,7 +26,8 @@ class Header:
     """What a file says of its picture.
 
     kind: one of READ_FORMATS. height, width: as stored, before the EXIF orientation (1 to 8). frames: pictures in
-    the file, counted up to 1000. The decoder reads `head` and then the file from byte `resume` on.
+    the file, counted up to 1000. sampling: each channel's (horizontal, vertical) sampling factor, of a JPEG. The
+    decoder reads `head` and then the file from byte `resume` on.
     """
 
     kind: str
@@ -35,6 +35,7 @@ class Header:
     width: int
     orientation: int = 1
     frames: int = 1
+    sampling: tuple[tuple[int, int], ...] = ()
     head: bytes = b""
     resume: int = 0
 
@@ -51,7 +52,7 @@ def read_header(data: bytes) -> Header:
             try:
                 return read(data)
             except (IndexError, struct.error) as exc:
-                raise _truncated("the file ends in its header") from exc
+                raise _truncated("the file ends before the picture does") from exc
     raise ImageError(_refusal(data))
 
 
@@ -92,8 +93,8 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 def _read_jpeg(data: bytes) -> Header:
     head, size, exif, resume = [b"\xff\xd8"], None, None, 0
-    channels = in_first_scan = 0
-    progressive = False
+    sampling: tuple[tuple[int, int], ...] = ()
+    in_first_scan, progressive = 0, False
     for marker, start, end in _jpeg_segments(data):
         body = data[start + 4 : end]
         if marker == 0xDA:
@@ -102,6 +103,9 @@ def _read_jpeg(data: bytes) -> Header:
             if size is not None:
                 raise ImageError("the JPEG gives its size twice; the file is damaged.")
             *size, channels = struct.unpack_from(">HHB", body, 1)
+            sampling = tuple((body[7 + 3 * index] >> 4, body[7 + 3 * index] & 15) for index in range(channels))
+            if not all(1 <= factor <= 4 for pair in sampling for factor in pair):
+                raise ImageError("the JPEG has an impossible colour sampling; the file is damaged.")
             progressive = marker not in {0xC0, 0xC1}
         elif marker == 0xE1 and exif is None and body[:6] == b"Exif\0\0":
             exif = body
@@ -111,10 +115,10 @@ def _read_jpeg(data: bytes) -> Header:
             head.append(data[start:end])
     if size is None:
         raise ImageError("the JPEG does not say how large the picture is; the file is damaged.")
-    if progressive or in_first_scan < channels:  # Otherwise the first scan is the whole picture.
+    if progressive or in_first_scan < len(sampling):  # Otherwise the first scan is the whole picture.
         _check_scans(data, resume)
     orientation = exif_orientation(exif) if exif else 1
-    return Header("JPEG", size[0], size[1], orientation, head=b"".join(head), resume=resume)
+    return Header("JPEG", size[0], size[1], orientation, sampling=sampling, head=b"".join(head), resume=resume)
 
 
 def _check_scans(data: bytes, start: int) -> None:
@@ -152,14 +156,14 @@ def _read_png(data: bytes) -> Header:
             chunk = data[position:end]
             kept.append(_scaled_transparency(body, depth, colour) or chunk if kind == b"tRNS" else chunk)
         elif kind == b"acTL":
-            frames = max(1, min(int(struct.unpack_from(">I", body)[0]), _MAX_FRAMES))
+            frames = max(1, min(int(struct.unpack_from(">I", body)[0]), MAX_FRAMES))
         elif kind == b"eXIf":
             orientation = exif_orientation(body)
         seen.add(kind)
         position = end
     if colour == 3 and b"PLTE" not in seen:
         raise ImageError("the PNG has no palette, but its pixels need one; the file is damaged.")
-    return Header("PNG", *size, orientation, frames, b"".join(kept), len(data))
+    return Header("PNG", *size, orientation, frames, head=b"".join(kept), resume=len(data))
 
 
 def _scaled_transparency(body: bytes, depth: int, colour: int) -> bytes | None:
@@ -197,7 +201,7 @@ def _read_gif(data: bytes) -> Header:
     position = 13 + _colour_table(flags)
     tables, control, first, frames = data[10:position], b"", b"", 0
     try:
-        while frames < _MAX_FRAMES and data[position] != 0x3B:
+        while frames < MAX_FRAMES and data[position] != 0x3B:
             start, block = position, data[position]
             if block == 0x21:
                 position = _after_blocks(data, position + 2)
@@ -244,7 +248,7 @@ def _read_webp(data: bytes) -> Header:
             bits = struct.unpack_from("<I", data, body + 1)[0]
             size = size or ((bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1)
         elif kind == b"ANMF":
-            frames = min(frames + 1, _MAX_FRAMES)
+            frames = min(frames + 1, MAX_FRAMES)
         elif kind == b"EXIF":
             orientation = exif_orientation(data[body : body + length])
         position = body + length + length % 2
@@ -263,7 +267,7 @@ def _read_tiff(data: bytes) -> Header:
     if data[8:10] == b"CR":
         raise ImageError("this is a Canon raw file; convert it to JPEG or PNG first.")
     found = read_tiff(data)
-    return Header("TIFF", found.height, found.width, found.orientation, found.pages, found.clean, len(data))
+    return Header("TIFF", found.height, found.width, found.orientation, found.pages, head=found.clean, resume=len(data))
 
 
 def _starts(*prefixes: bytes) -> Callable[[bytes], bool]:

@@ -14,19 +14,15 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from encoders.base import VisionSpec
-from encoders.decode import blend, decode, sixteen_to_eight, to_rgb, unit_to_eight
+from encoders.decode import blend, decode, reduced_scale, sixteen_to_eight, to_rgb, unit_to_eight
 from encoders.errors import ImageError, ImageTooLargeError
 from encoders.formats import Header, read_header
-from encoders.tiff import exif_orientation
+from encoders.tiff import MAX_FRAMES, exif_orientation
 
 Source: TypeAlias = (
     "bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes] | Image.Image | NDArray[np.generic]"
 )
 
-# A JPEG decoded at reduced scale stays at least this many times larger than what is needed, so that the antialiased
-# resize that follows decides what is seen. Measured on a 12-megapixel quality-90 JPEG with a strong 1/f texture: 47 dB
-# against full decode, and 45 dB at 2.0.
-_MARGIN = 2.2
 _SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WebP", ".bmp": "BMP", ".gif": "GIF"}
 _SUFFIXES |= {".tif": "TIFF", ".tiff": "TIFF"}
 
@@ -91,22 +87,26 @@ def load_image(
         raise type(exc)(f"{_label(source)}: {exc}") from exc
     except MemoryError as exc:
         raise ImageError(f"{_label(source)}: there is not enough memory to decode it.") from exc
+    except Image.DecompressionBombError as exc:
+        raise ImageTooLargeError(f"{_label(source)}: {exc}") from exc
     except Exception as exc:
         # Decoders raise almost anything on damaged data; for the caller it is always the same: a damaged picture.
-        raise ImageError(
-            f"{_label(source)}: it cannot be decoded: {str(exc).rstrip('.') or type(exc).__name__}."
-        ) from exc
+        plain = isinstance(exc, (OSError, SyntaxError, ValueError)) and str(exc)
+        why = str(exc).rstrip(".") if plain else repr(exc)
+        raise ImageError(f"{_label(source)}: it cannot be decoded: {why}.") from exc
 
 
 def _label(source: object) -> str:
     """What to call the source in a message."""
     if isinstance(source, (str, os.PathLike)):
-        name = os.fspath(source)
-        text = name if isinstance(name, str) else os.fsdecode(name)
+        text = os.fsdecode(source)
         return repr(text if len(text) <= 200 else text[:200] + "...")
-    kinds = {bytes: "the picture", bytearray: "the picture", memoryview: "the picture", np.ndarray: "the array"}
-    named = getattr(source, "name", None)
-    return kinds.get(type(source)) or (repr(named) if isinstance(named, str) else "the picture")
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return "the given bytes"
+    if isinstance(source, np.ndarray):
+        return "the given array"
+    name = getattr(source, "name", None)  # Of an open file, mostly a path.
+    return repr(name) if isinstance(name, str) else f"the given {type(source).__name__}"
 
 
 # --- From files and bytes --------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def _from_file(
     notes = _header_notes(header, source)
     turned = header.orientation >= 5
     size = (header.width, header.height) if turned else (header.height, header.width)
-    scale = _jpeg_scale(size, needed) if header.kind == "JPEG" and needed is not None else 1
+    scale = 1 if needed is None else reduced_scale(header, _shrink(size, needed))
     if scale > 1:
         notes.append(f"decoded at 1/{scale} of its size")
     whole = (0.0, 0.0, header.width / scale, header.height / scale)
@@ -200,7 +200,8 @@ def _header_notes(header: Header, source: object) -> list[str]:
             notes.append(f"the name ends in {suffix}, the content is {header.kind}")
     if header.frames > 1:
         kind = "pages" if header.kind == "TIFF" else "frames"
-        notes.append(f"{header.kind} with {header.frames} {kind}, of which the first is used")
+        count = f"{header.frames} or more" if header.frames == MAX_FRAMES else str(header.frames)
+        notes.append(f"{header.kind} with {count} {kind}, of which the first is used")
     return notes
 
 
@@ -217,14 +218,13 @@ def _check_size(height: int, width: int, limits: ImageLimits) -> None:
         )
 
 
-def _jpeg_scale(size: tuple[int, int], needed: VisionSpec | tuple[int, int]) -> int:
-    """The divisor, 1, 2, 4 or 8, at which a JPEG may be decoded without it being seen."""
+def _shrink(size: tuple[int, int], needed: VisionSpec | tuple[int, int]) -> float:
+    """How many times smaller a picture of that (height, width) will be made, in the direction where it is least."""
     fit = needed.fit if isinstance(needed, VisionSpec) else "stretch"
     height, width = (needed.height, needed.width_px) if isinstance(needed, VisionSpec) else needed
     shrink = (size[0] / max(height, 1), size[1] / max(width, 1))
     # Padding shrinks both sides alike, by the larger figure; otherwise the side that shrinks least decides.
-    least = max(shrink) if fit == "pad" else min(shrink)
-    return next((scale for scale in (8, 4, 2) if least / scale >= _MARGIN), 1)
+    return max(shrink) if fit == "pad" else min(shrink)
 
 
 def _upright(

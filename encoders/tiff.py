@@ -15,8 +15,12 @@ from encoders.errors import ImageError
 ORIENTATION = 274
 _WIDTH, _HEIGHT = 256, 257
 _DNG_VERSION = 50706
-_MAX_PAGES = 1000
+MAX_FRAMES = 1000
 _MAX_VALUES = 1 << 20
+_MAX_TILE = 4096
+
+# What reading past the end of the file raises; OverflowError where a BigTIFF's offset is no offset in memory.
+_OUTSIDE = (struct.error, OverflowError)
 
 # Bytes of one value, by field type.
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -87,13 +91,13 @@ class _Reader:
         """How many pictures the file chains together; a loop or a break ends the count."""
         seen: set[int] = set()
         directory = self.first
-        while directory and directory not in seen and len(seen) < _MAX_PAGES:
+        while directory and directory not in seen and len(seen) < MAX_FRAMES:
             seen.add(directory)
             try:
                 count = self._unpack(self.count_format, directory)
                 after = directory + struct.calcsize(self.count_format) + count * self.entry_size
                 directory = self._unpack(self.offset_format, after)
-            except struct.error:
+            except _OUTSIDE:
                 break
         return len(seen)
 
@@ -102,6 +106,11 @@ class _Reader:
         if entry.kind not in _INTEGERS or entry.count < 1:
             raise ImageError(f"TIFF tag {entry.tag} is not a whole number; the file is damaged.")
         return self._unpack(self.order + _INTEGERS[entry.kind], entry.value)
+
+    def integers(self, entry: _Entry) -> tuple[int, ...]:
+        """All values of a field of whole numbers."""
+        self.integer(entry)
+        return struct.unpack_from(f"{self.order}{entry.count}{_INTEGERS[entry.kind]}", self.data, entry.value)
 
 
 def exif_orientation(exif: bytes) -> int:
@@ -112,7 +121,7 @@ def exif_orientation(exif: bytes) -> int:
         for entry in reader.entries(reader.first):
             if entry.tag == ORIENTATION:
                 return valid_orientation(reader.integer(entry))
-    except (ImageError, struct.error):
+    except (ImageError, *_OUTSIDE):
         pass  # Damaged metadata does not make the picture unusable.
     return 1
 
@@ -131,16 +140,18 @@ def read_tiff(data: bytes) -> TiffHeader:
         for entry in reader.entries(reader.first):
             if entry.tag == _DNG_VERSION:
                 raise ImageError("this is a DNG raw file; convert it to JPEG or PNG first.")
-            if entry.tag == ORIENTATION:
+            if entry.tag == ORIENTATION and entry.kind in _INTEGERS and entry.count:
                 orientation = valid_orientation(reader.integer(entry))
             elif entry.tag in _SINGLE or entry.tag in _SEVERAL:
                 kept[entry.tag] = _checked(entry, len(data))
         if _WIDTH not in kept or _HEIGHT not in kept:
             raise ImageError("the TIFF does not say how large the picture is; the file is damaged.")
         height, width = reader.integer(kept[_HEIGHT]), reader.integer(kept[_WIDTH])
-    except struct.error as exc:
+        _check_pixels(reader, kept)
+        clean = _rewrite(reader, kept)
+    except _OUTSIDE as exc:
         raise ImageError("the TIFF is truncated: its directory points past the end of the file.") from exc
-    return TiffHeader(height, width, orientation, reader.pages(), _rewrite(reader, kept))
+    return TiffHeader(height, width, orientation, reader.pages(), clean)
 
 
 def _checked(entry: _Entry, size: int) -> _Entry:
@@ -153,25 +164,44 @@ def _checked(entry: _Entry, size: int) -> _Entry:
     return _Entry(entry.tag, entry.kind, count, entry.value)
 
 
+def _check_pixels(reader: _Reader, kept: dict[int, _Entry]) -> None:
+    """Refuse tiles much larger than the picture, whose memory no limit would see, and pixels outside the file.
+
+    Behind its end stands the new directory, which would be read as pixels.
+    """
+    for tile, side in ((322, _WIDTH), (323, _HEIGHT)):
+        if tile in kept and reader.integer(kept[tile]) > max(_MAX_TILE, reader.integer(kept[side])):
+            raise ImageError("the TIFF has tiles that are larger than the picture; the file is damaged.")
+    for places, sizes in ((273, 279), (324, 325)):
+        if places in kept and sizes in kept:
+            ends = (
+                sum(pair) for pair in zip(reader.integers(kept[places]), reader.integers(kept[sizes]), strict=False)
+            )
+            if max(ends) > len(reader.data):
+                raise ImageError("the TIFF is truncated: its pixels end past the end of the file.")
+
+
 def _rewrite(reader: _Reader, entries: dict[int, _Entry]) -> bytes:
     """The file with a new directory of these entries at its end; the pixels stay where their offsets say.
 
-    Pillow warns, through Python's process-wide `warnings`, of anything odd in a directory. It sees none of it.
+    Pillow warns, through Python's process-wide `warnings`, of anything odd in a directory. It sees none of it. The new
+    directory is classic TIFF, because Pillow does not read a big-endian BigTIFF.
     """
-    data = reader.data
+    data, order = reader.data, reader.order
     directory = len(data) + len(data) % 2
-    after = directory + struct.calcsize(reader.count_format) + len(entries) * reader.entry_size + reader.room
-    fields, values = [struct.pack(reader.count_format, len(entries))], b""
+    after = directory + 2 + 12 * len(entries) + 4
+    fields, values = [struct.pack(f"{order}H", len(entries))], b""
     for tag in sorted(entries):
         entry = entries[tag]
-        raw = data[entry.value : entry.value + entry.count * _SIZES[entry.kind]]
-        if len(raw) > reader.room:
-            place = struct.pack(reader.offset_format, after + len(values))
+        if _INTEGERS.get(entry.kind) == "Q":
+            kind, raw = 4, struct.pack(f"{order}{entry.count}I", *reader.integers(entry))
+        else:
+            kind, raw = entry.kind, data[entry.value : entry.value + entry.count * _SIZES[entry.kind]]
+        if len(raw) > 4:
+            place = struct.pack(f"{order}I", after + len(values))
             values += raw + b"\0" * (len(raw) % 2)
         else:
-            place = raw.ljust(reader.room, b"\0")
-        fields.append(struct.pack(reader.entry_format, tag, entry.kind, entry.count) + place)
-    fields.append(struct.pack(reader.offset_format, 0))
-    head = 8 if reader.big else 4
-    start = data[:head] + struct.pack(reader.offset_format, directory)
-    return b"".join([start, data[len(start) :], b"\0" * (len(data) % 2), *fields, values])
+            place = raw.ljust(4, b"\0")
+        fields.append(struct.pack(f"{order}HHI", tag, kind, entry.count) + place)
+    start = data[:2] + struct.pack(f"{order}HI", 42, directory)
+    return b"".join([start, data[8:], b"\0" * (len(data) % 2), *fields, b"\0" * 4, values])
