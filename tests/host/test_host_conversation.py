@@ -119,6 +119,18 @@ class TestFed:
             r.cache_size() - held == len(fed("<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n")) + 2
         )
 
+    def test_without_a_template_the_end_token_is_the_caller_s_to_write(
+        self, tmp_path: Path, rig: Callable[..., Rig]
+    ) -> None:
+        path = tiny_model.build(tmp_path, tiny_model.chain_spec(tiny_model.say("yo", after=ord("?"))))
+        r = rig(path)
+        keep = r.infer(keep_history=1)
+        for given in (r.prompt("a?"), r.tokens([ord("a"), ord("?")])):
+            held = r.cache_size()
+            assert r.run(given, keep) == 0
+            assert r.text == b"yo"
+            assert r.cache_size() - held == 2 + 2, "a prompt and an answer of two tokens each, and no end token"
+
     def test_a_template_that_raises(self, tmp_path: Path, rig: Callable[..., Rig]) -> None:
         r = rig(templated(tmp_path, "{{ raise_exception('roles must alternate') }}"))
         assert r.run("hi") == -1

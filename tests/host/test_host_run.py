@@ -136,6 +136,17 @@ def test_abort_from_another_thread(alphabet_model: Path, tmp_path: Path, rig: Ca
     assert len(r.text) == 200, "and does not end the next run"
 
 
+def test_abort_during_prefill_comes_before_the_first_token(tmp_path: Path, rig: Callable[..., Rig]) -> None:
+    path = tiny_model.build(tmp_path, tiny_model.Spec(layers=4, limit=4096))
+    r = rig(path, max_new_tokens=5)
+    done = threading.Event()
+    r.answer = lambda event: done.set() if event.state is CallState.FINISH else None
+    assert r.run("x" * 3000, wait=False) == 0
+    assert r.f.rkllm_abort(r.handle) == 0
+    assert done.wait(60)
+    assert r.states == [CallState.FINISH]
+
+
 @pytest.mark.parametrize("release", RELEASES)
 def test_abort_from_the_callback(release: str, alphabet_model: Path, rig: Callable[..., Rig]) -> None:
     r = rig(alphabet_model, release, max_new_tokens=20)

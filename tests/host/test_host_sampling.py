@@ -17,7 +17,7 @@ from vlm.host.sampling import Sampler, SamplingParams
 from vlm.rkllm.abi import InferMode, abi
 
 LOGITS = np.array([2.0, -1.0, 3.0, 0.5, 2.5, -4.0, 1.0, 0.0], np.float32)
-DRAWS = 20_000
+DRAWS = 6_000
 
 
 def params(**changes: float) -> SamplingParams:

@@ -23,8 +23,6 @@ def test_both_are_measured_and_agree(model: Path) -> None:
     assert (result.tokens, result.rounds) == (40, 2)
     assert 10 < result.bare_tps < 1e6
     assert result.ratio == result.ours_tps / result.bare_tps
-    # Generous, because this test may share its cores with others; the slow test below holds the promise.
-    assert result.ratio > 0.4
     text = decode.report(result)
     assert f"{result.ours_tps:.1f}" in text
     assert f"{result.ratio:.3f}" in text

@@ -63,7 +63,7 @@ class _Endless(HostRuntime):
 def run(model_dir: Path, tokens: int = 200, rounds: int = 5, *, threads: int | None = None) -> DecodeResult:
     """Decode `tokens` tokens greedily, by ours and by the bare loop in turn, `rounds` times after one to warm up.
 
-    threads: of ONNX Runtime, for both; None is one for each core.
+    threads: of ONNX Runtime, for both; None is what the host runtime takes by itself.
 
     Raises OptionError when the model's context is shorter or the decoder is of a kind that the bare loop does not
     know, ModelLoadError, and RunError when the two do not say the same.

@@ -37,6 +37,9 @@ _PAST = re.compile(r"past_key_values\.(\d+)\.(key|value)")
 _HIDDEN = ("hidden_states", "last_hidden_state")
 _PLAIN = ("attention_mask", "position_ids", "use_cache_branch", "num_logits_to_keep")
 
+_SMALL = 64 << 20
+"""Bytes of weights below which a decoder is run by one thread."""
+
 _ROWS_KEPT = 4096
 """How many tokens' embeddings a decoder keeps: 32 MB at a width of 2048."""
 
@@ -59,7 +62,7 @@ class Decoder:
     """
 
     def __init__(self, files: ModelFiles, config: ModelConfig, *, threads: int | None = None) -> None:
-        self.session = _open(files.decoder, threads)
+        self.session = _open(files.decoder, threads or _threads_for(files.decoder))
         self.limit = config.limit
         inputs = {i.name: i for i in self.session.get_inputs()}
         outputs = [o.name for o in self.session.get_outputs()]
@@ -269,6 +272,12 @@ class Context:
         self._past = outputs[1 : 1 + len(self._past)]
         self.length = total
         return [outputs[0], *outputs[1 + len(self._past) :]]
+
+
+def _threads_for(path: Path) -> int | None:
+    """One thread for a small decoder: sharing half a millisecond's work costs more than it gives. Else all cores."""
+    size = path.stat().st_size + sum(part.stat().st_size for part in path.parent.glob(f"{path.name}_data*"))
+    return 1 if size < _SMALL else None
 
 
 def _open(path: Path, threads: int | None) -> Any:

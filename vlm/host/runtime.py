@@ -66,7 +66,7 @@ class HostRuntime:
 
     abi: whose structs are taken and given. seed: of the sampling (no RKLLM struct has one); each run begins with it
     anew, so that the same run twice gives the same tokens; None is a different one each time. threads: of ONNX Runtime
-    for each model, None is one for each core.
+    for each model; None is one for each core, or a single one for a small model.
 
     The methods called rkllm_* take what the C functions take, as a ctypes callback receives it: handles and void* as
     int or None, char* as bytes or None, struct pointers as POINTER objects, the callback as a function object. They
