@@ -186,6 +186,14 @@ def test_bytes_over_the_limit_are_not_read(tmp_path: Path) -> None:
     assert Endless.given == 1001
 
 
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded() -> None:
+    data = files.encoded(files.scene(), "JPEG", progressive=True)
+    scan = data.rindex(b"\xff\xda")
+    load_image(data[:scan] + data[scan:-2] * 50 + data[-2:])
+    with pytest.raises(ImageError, match="the JPEG has 5009 scans, and more than 100 are not read"):
+        load_image(data[:scan] + data[scan:-2] * 5000 + data[-2:])
+
+
 def test_the_limits_are_frozen_and_positive() -> None:
     limits = ImageLimits()
     with pytest.raises(ValueError, match="frozen"):
