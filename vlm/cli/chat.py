@@ -35,7 +35,7 @@ Ctrl-C ends an answer; what was told of it stays in the conversation. A line tha
 @takes(RunOptions, into="options")
 def chat(
     images: Annotated[
-        list[str] | None, typer.Argument(metavar="[IMAGE]...", help="Pictures to show with the first question.")
+        list[str] | None, typer.Argument(metavar="IMAGE", help="Pictures to show with the first question.")
     ] = None,
     *,
     model: Model = None,

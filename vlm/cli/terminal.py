@@ -126,14 +126,16 @@ def _prompt_on_terminal() -> Iterator[None]:
     if sys.stdout is None or is_terminal(sys.stdout):
         yield
         return
-    sys.stdout.flush()
-    answers = os.dup(1)
+    answers, descriptor = sys.stdout, os.dup(1)
+    answers.flush()
     os.dup2(2, 1)
     try:
-        yield
+        with open(1, "w", closefd=False) as sys.stdout:  # `input` edits only where both descriptor and object are it
+            yield
     finally:
-        os.dup2(answers, 1)
-        os.close(answers)
+        sys.stdout = answers
+        os.dup2(descriptor, 1)
+        os.close(descriptor)
 
 
 def _editor(complete: Completer) -> ModuleType | None:
