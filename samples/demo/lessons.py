@@ -27,7 +27,7 @@ IM_START, IM_END, IMG, IMG_END, PAD = "<|im_start|>", "<|im_end|>", "<img>", "</
 SPECIAL = (IM_END, IM_START, IMG, IMG_END, PAD)
 IMAGES = IMG + PAD * TOKENS + IMG_END
 OUTSIDE_SHARE = 0.08
-WEIGHT = {"count": 4.0, "exists": 1.5, "both": 2.0, "more": 2.0}  # of a kind's answers in the loss; 1 for the rest
+WEIGHT = {"count": 6.0, "exists": 1.5, "both": 2.0, "more": 2.0}  # of a kind's answers in the loss; 1 for the rest
 OFTEN = ("count", "count", "count", "count", "exists", "where")  # asked more often than the rest
 LENGTH = 320  # tokens of a row
 
@@ -154,7 +154,7 @@ class Packer:
         ask, rng = self.asker, self.asker.rng
         if not scene.things:
             return "outside", [(ask.any_about(random_scene(rng))[0], DECLINE)]
-        if rng.random() < 0.02:
+        if rng.random() < 0.04:
             return "other", [(ask.wording("OTHER"), DECLINE)]
         if rng.random() < 0.14:
             return "follow", self.conversation(scene)

@@ -129,10 +129,10 @@ def examine(model: Demo, lessons: Lessons, pad: int, batches: int = 6) -> str:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for pictures and checkpoints")
-    parser.add_argument("--steps", type=int, default=9000)
-    parser.add_argument("--eyes-steps", type=int, default=800)
-    parser.add_argument("--cooldown", type=int, default=2500)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--eyes-steps", type=int, default=1000)
+    parser.add_argument("--cooldown", type=int, default=900)
+    parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--every", type=int, default=250, help="steps between checkpoints")
     return parser.parse_args()
@@ -182,7 +182,7 @@ def main() -> None:
             for tool in tools:
                 tool.step()
                 tool.zero_grad(set_to_none=True)
-            keep = min(0.999, (step + 1) / (step + 10))
+            keep = min(0.995, (step + 1) / (step + 10))
             with torch.no_grad():
                 for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
                     mean.lerp_(value, 1 - keep) if mean.is_floating_point() else mean.copy_(value)
