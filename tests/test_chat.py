@@ -321,15 +321,13 @@ What is in the picture?
 
 /image {HEARTS}
   Describe the picture.
-And how big is it?\r
+How big is the red heart?\r
 /clear
 /image {LIGHT}
 Describe the picture."""
     done = script("-m", "demo", lines=lines)
-    said = done.stdout.splitlines()
-    assert [said[0], said[1], said[3]] == [NO_PICTURE, TRUTH[HEARTS.name], TRUTH[LIGHT.name]]
-    assert re.fullmatch(r"The (red|purple) heart is (large|small)\.", said[2])
-    assert (len(said), done.stderr, done.returncode) == (4, "", 0)
+    said = [NO_PICTURE, TRUTH[HEARTS.name], "The red heart is large.", TRUTH[LIGHT.name]]
+    assert (done.stdout.splitlines(), done.stderr, done.returncode) == (said, "", 0)
 
 
 def test_nothing_to_ask() -> None:
