@@ -169,9 +169,9 @@ def _read_png(data: bytes) -> Header:
 def _scaled_transparency(body: bytes, depth: int, colour: int) -> bytes | None:
     """The tRNS chunk in 8-bit values, where Pillow compares it with pixels that it has brought to 8 bits.
 
-    That is grey of 2 and 4 bits, and RGB of 16, where colours with the same high bytes become transparent too.
+    That is grey of 1, 2 and 4 bits, and RGB of 16, where colours with the same high bytes become transparent too.
     """
-    if colour == 0 and depth in {2, 4}:
+    if colour == 0 and depth < 8:
         (value,) = struct.unpack_from(">H", body)
         body = struct.pack(">H", (value & (2**depth - 1)) * (255 // (2**depth - 1)))
     elif colour == 2 and depth == 16:

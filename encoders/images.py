@@ -28,7 +28,11 @@ _SUFFIXES |= {".tif": "TIFF", ".tiff": "TIFF"}
 
 
 class ImageLimits(BaseModel):
-    """How large a picture may be. Checked on the header, before anything is decoded."""
+    """How large a picture may be. Checked on the header, before anything is decoded.
+
+    A TIFF has to keep to Pillow's own Image.MAX_IMAGE_PIXELS (89 million) as well. Loading takes up to 10 bytes of
+    memory a pixel, and 18 for WebP.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
