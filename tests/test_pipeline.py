@@ -98,6 +98,20 @@ def test_an_embedding_is_asked_about_again_and_again(demo: vlm.VLM) -> None:
     assert demo.describe(embedding, "How many circles are there?").text == "There are three circles."
 
 
+def test_a_picture_asked_about_before_is_not_encoded_again(demo: vlm.VLM, tmp_path: Path) -> None:
+    copy = tmp_path / "another-name.jpg"
+    copy.write_bytes(STAR.read_bytes())
+    first = demo.encode(STAR)
+    assert demo.encode(copy) is first
+    assert demo.encode(LIGHT) is not first
+
+
+def test_a_cache_of_nothing_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLM_CACHE_BYTES", "0")
+    with vlm.load("demo") as model:
+        assert model.encode(STAR) is not model.encode(STAR)
+
+
 def test_two_pictures_in_order(demo: vlm.VLM) -> None:
     ask = "Which picture has more shapes?"
     assert demo.describe([LIGHT, STAR], ask).text == "The first picture has more shapes, three against one."

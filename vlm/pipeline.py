@@ -11,11 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import ValidationError
 
 from encoders import open_encoder
-from encoders.base import ImageEmbedding
+from encoders.base import ImageEmbedding, join_embeddings
+from encoders.cache import EmbeddingCache, cache_key
 from encoders.images import Source, load_image
 from encoders.preprocess import fit_image
 from vlm.answer import Answer, Stream
@@ -42,7 +42,13 @@ class VLM:
     """
 
     def __init__(
-        self, parts: Parts, library: Library, *, threads: int | None = None, options: dict[str, Any] | None = None
+        self,
+        parts: Parts,
+        library: Library,
+        *,
+        threads: int | None = None,
+        cache_bytes: int = 64 << 20,
+        options: dict[str, Any] | None = None,
     ) -> None:
         self.profile: Profile = parts.profile
         self.library = library
@@ -50,6 +56,7 @@ class VLM:
         self._usual = _options(usual, options or {})
         if RELEASES.index(library.release) < RELEASES.index(self.profile.min_release):
             raise NotSupportedByRuntime(f"Model {self.profile.name}", library.release, self.profile.min_release)
+        self._cache = EmbeddingCache(cache_bytes)
         self._turn = _Turn()
         self._encoding = threading.Lock()
         with ExitStack() as opened:
@@ -73,7 +80,7 @@ class VLM:
             self._opened: ExitStack | None = opened.pop_all()
 
     def encode(self, image: Source | ImageEmbedding) -> ImageEmbedding:
-        """Encode one picture, to ask about it as often as wanted.
+        """Encode one picture, to ask about it as often as wanted; the last ones encoded are kept (VLM_CACHE_BYTES).
 
         Returns float32 (1, tokens, width x outputs). Raises ImageError, EncoderError, ModelClosedError.
         """
@@ -81,10 +88,14 @@ class VLM:
             return image
         spec = self.profile.vision
         picture = load_image(image, needed=spec)
-        pixels = fit_image(picture.pixels, spec)
+        key = cache_key(picture.content_hash, self._encoder)
         with self._encoding:
             self._check_open()
-            return self._encoder.encode(pixels, picture.content_hash)
+            embedding = self._cache.get(key)
+            if embedding is None:
+                embedding = self._encoder.encode(fit_image(picture, spec), picture.content_hash)
+                self._cache.put(key, embedding)
+        return embedding
 
     def describe(self, images: Any, prompt: str = DEFAULT_PROMPT, **options: Any) -> Answer:
         """Answer one question about one picture, several (a list), or none (an empty list).
@@ -123,7 +134,7 @@ class VLM:
         spec = self.profile.vision
         request = Request(
             prompt=prompt.text,
-            images=_one_buffer(embeddings),
+            images=join_embeddings(embeddings).data if embeddings else None,
             image_size=(spec.height, spec.width_px) if embeddings else None,
             sampling=_sampling(options),
             max_new_tokens=options.max_new_tokens,
@@ -218,13 +229,6 @@ def _part(part: object, pictures: list[Any]) -> Part:
     )
 
 
-def _one_buffer(embeddings: list[ImageEmbedding]) -> np.ndarray[Any, np.dtype[np.float32]] | None:
-    """The embeddings as one array (images, tokens, width x outputs); a single one is handed on as it is."""
-    if not embeddings:
-        return None
-    return embeddings[0].data if len(embeddings) == 1 else np.concatenate([e.data for e in embeddings])
-
-
 def load(
     model: str | Path | None = None,
     *,
@@ -248,7 +252,7 @@ def load(
     parts = locate(model, settings, encoder=encoder, llm=llm)
     threads = threads or settings.threads
     chosen = _library(parts, settings, library, release, threads)
-    return VLM(parts, chosen, threads=threads, options=options)
+    return VLM(parts, chosen, threads=threads, cache_bytes=settings.cache_bytes, options=options)
 
 
 def _library(

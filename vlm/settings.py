@@ -26,6 +26,9 @@ class Settings(BaseSettings):
     rkllm_release: str | None = Field(
         default=None, description="Release of librkllmrt.so, where its file does not say it."
     )
+    cache_bytes: int = Field(
+        default=64 << 20, ge=0, description="Memory for embeddings of pictures asked about before."
+    )
     threads: int | None = Field(default=None, ge=1, description="Threads of ONNX Runtime; all cores when not set.")
 
 
