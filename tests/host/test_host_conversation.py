@@ -131,6 +131,20 @@ class TestFed:
             assert r.text == b"yo"
             assert r.cache_size() - held == 2 + 2, "a prompt and an answer of two tokens each, and no end token"
 
+    def test_after_a_pause_the_prompt_is_appended_as_it_is(self, tmp_path: Path, rig: Callable[..., Rig]) -> None:
+        path = templated(tmp_path, CHATML)
+        r = rig(path)
+        r.answer = lambda event: 1
+        assert r.run("hi") == 0
+        said = r.ids
+        assert len(said) == 1
+        r.answer = lambda event: 0
+        assert r.run("more", r.infer(InferMode.GET_LOGITS)) == 0
+        reference = Reference(path, tiny_model.Spec())
+        first = fed("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n")
+        expected = reference.logits(reference.rows([*first, *said, *fed("more")]))[-5:]
+        np.testing.assert_allclose(r.events[0].array, expected, rtol=1e-3, atol=1e-3)
+
     def test_a_template_that_raises(self, tmp_path: Path, rig: Callable[..., Rig]) -> None:
         r = rig(templated(tmp_path, "{{ raise_exception('roles must alternate') }}"))
         assert r.run("hi") == -1

@@ -226,9 +226,11 @@ def test_is_running(release: str, running: int, idle: int, alphabet_model: Path,
 def test_destroy_waits_for_the_run(alphabet_model: Path, tmp_path: Path, rig: Callable[..., Rig]) -> None:
     path = tiny_model.build(tmp_path, tiny_model.chain_spec({ord("a"): ord("b"), ord("b"): ord("a")}))
     r = rig(path, max_new_tokens=-1)
+    r.answer = lambda event: time.sleep(0.01)
     assert r.run("a", wait=False) == 0
     assert r.f.rkllm_destroy(r.handle) == 0
     count = len(r.events)
+    assert count < 200, "the run was aborted, not left to come to its end after 255 tokens"
     assert count == 0 or r.states[-1] is CallState.FINISH
     time.sleep(0.05)
     assert len(r.events) == count
@@ -272,7 +274,10 @@ def test_a_failure_after_the_start_calls_error(tmp_path: Path, rig: Callable[...
     assert r.states == [CallState.ERROR]
     assert r.events[0].text is None
     assert "The decoder failed on 2 tokens" in r.said()
-    assert r.cache_size() == 0
+    assert r.run("x", r.infer(keep_history=1)) == 0
+    assert r.cache_size() > 0
+    assert r.run(r.tokens([1, 99999]), r.infer(keep_history=1)) == -1
+    assert r.cache_size() == 0, "a conversation that broke off is not gone on with"
     assert r.run("x") == 0
     assert r.run(r.tokens([1, 99999]), wait=False) == 0
     deadline = time.monotonic() + 10
