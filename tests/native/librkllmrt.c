@@ -8,6 +8,12 @@
  *   [refuse]    rkllm_init returns -1          [null]      rkllm_init returns 0 and leaves the handle NULL
  *   [width=N]   the model's embedding width (8)            [image-tokens=N]  tokens of one image it takes (4)
  *   [clear=N]   rkllm_clear_kv_cache returns N once something has run
+ *   [driver=0.9.8] [board=RK3588] [toolkit=RELEASE] [limit=16384] [cores=3] [target=RK3588]  what the log of rkllm_init
+ *               says; a driver before 0.9.7 is warned of, and a longer context than the limit is refused
+ *   [lax]       opens in spite of a context too long, or of what [fail] says; the next line is for the log's middle
+ *   [slow=MS]   waits, twice                               [print=TEXT]  prints TEXT on stdout, without a line end
+ *   [fail=NAME] rkllm_init says why in the words NAME of standin_log.h, and returns -1; with [null] 0 and no handle,
+ *               with [zero] 0 and a handle that must not be used
  * Words in the prompt:
  *   [id=X]      every token's text is "X:0 ", "X:1 ", ...  [tokens=N]  how many tokens (5)
  *   [say=TEXT]  says TEXT instead, cut into pieces of [piece=N] bytes (1), one a token, whatever UTF-8 says
@@ -24,10 +30,12 @@
  *   [abort=finish|error|none]  what an abort is answered with      [deaf=N]  the first N aborts are not heard
  *   [huge]      says that an array has more elements than memory can hold
  *   [over=N]    goes on N tokens beyond max_new_tokens     [ghost]  a token with the userdata of the run before
+ * In the environment: RKLLM_LOG_LEVEL=1 prints a table on stdout after each run, 2 the cache's size when opening.
  */
 #include "rkllm_structs.h"
 #include "standin.h"
 #include "standin_inputs.h"
+#include "standin_log.h"
 
 enum { NORMAL, WAITING, FINISH, ERROR, HIDDEN };
 enum { MODELS = 64, MAGIC = 0x5ca1ab1e };
@@ -110,8 +118,11 @@ EXPORT int rkllm_init(LLMHandle *handle, RKLLMParam *param, LLMResultCallback ca
     if (!param->img_start || !param->img_end || !param->img_content) return violation("a NULL image tag"), -1;
 #endif
     *handle = NULL;
+    bool failed = print_init(param);
     if (has(param->model_path, "refuse")) return -1;
     if (has(param->model_path, "null")) return 0;
+    if (failed && has(param->model_path, "zero")) return *handle = (LLMHandle)(models + MODELS), 0;
+    if (failed) return -1;
     for (Model *m = models; m < models + MODELS; m++) {
         if (m->magic == MAGIC) continue;
         memset(m, 0, sizeof *m);
@@ -317,6 +328,7 @@ EXPORT int rkllm_run(LLMHandle handle, RKLLMInput *input, RKLLMInferParam *infer
     pthread_mutex_lock(&lock);
     model->kv += 4 + job.sent, model->ran = 1, model->running = false, model->last_userdata = userdata;
     pthread_mutex_unlock(&lock);
+    print_run(job.sent);
     put("{\"call\": \"returned\", \"userdata\": %zu, \"tokens\": %d, \"code\": %d}\n", (size_t)userdata, job.sent,
         job.code);
     free(job.prompt);
