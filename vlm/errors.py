@@ -19,6 +19,11 @@
     │   └── UnknownReleaseError         a release whose structs are not known
     ├── ModelError                      the language model                               exit 7
     │   ├── ModelLoadError              the runtime would not load it
+    │   │   ├── ModelFileError          not a .rkllm that this runtime can read
+    │   │   ├── WrongPlatformError      made for another SoC
+    │   │   ├── NPUMemoryError          the NPU has no memory for it
+    │   │   ├── DriverTooOldError       the NPU's driver is older than the runtime needs
+    │   │   └── RuntimeTooOldError      the runtime is older than the toolkit that made it
     │   ├── RunError                    a run failed
     │   ├── RunTimeoutError             a run did not come back
     │   ├── ModelBusyError              a second run on a handle
@@ -43,6 +48,7 @@ from encoders.errors import (
 
 __all__ = [
     "ContextTooLongError",
+    "DriverTooOldError",
     "EmbeddingError",
     "EncoderError",
     "EncoderFileError",
@@ -56,7 +62,9 @@ __all__ = [
     "ModelBusyError",
     "ModelClosedError",
     "ModelError",
+    "ModelFileError",
     "ModelLoadError",
+    "NPUMemoryError",
     "NotSupportedByRuntime",
     "OptionError",
     "ProfileError",
@@ -65,7 +73,9 @@ __all__ = [
     "RkvlmError",
     "RunError",
     "RunTimeoutError",
+    "RuntimeTooOldError",
     "UnknownReleaseError",
+    "WrongPlatformError",
 ]
 
 
@@ -118,6 +128,26 @@ class ModelError(RkvlmError):
 
 class ModelLoadError(ModelError):
     """The runtime would not load the model."""
+
+
+class ModelFileError(ModelLoadError):
+    """The file is not a .rkllm that this runtime can read."""
+
+
+class WrongPlatformError(ModelLoadError):
+    """The model was made for another SoC than the one it was to be loaded on."""
+
+
+class NPUMemoryError(ModelLoadError):
+    """The NPU has no memory for the model."""
+
+
+class DriverTooOldError(ModelLoadError):
+    """The NPU's kernel driver is older than the runtime needs."""
+
+
+class RuntimeTooOldError(ModelLoadError):
+    """The runtime is older than the toolkit that made the model."""
 
 
 class RunError(ModelError):

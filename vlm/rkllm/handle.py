@@ -9,8 +9,10 @@ import ctypes
 from functools import partial
 from typing import Any
 
-from vlm.errors import ModelLoadError, RkvlmError, RunError
+from vlm.errors import RkvlmError, RunError
+from vlm.rkllm.diagnosis import Attempt, RuntimeFacts, load_error, read_facts, run_advice
 from vlm.rkllm.library import Library
+from vlm.rkllm.messages import log_lines
 from vlm.rkllm.run import Run
 from vlm.rkllm.structs import RunInput
 
@@ -51,14 +53,18 @@ class Handle:
         self._keep: list[object] = []
         self._used = False
         self.last_run: Run | None = None
+        self.facts = RuntimeFacts()
 
     @property
     def stuck(self) -> bool:
         """Whether a run never returned: nothing may be asked of the handle any more."""
         return self.last_run is not None and self.last_run.stuck
 
-    def init(self, param: Any, keep: list[object], path: str) -> None:
-        """Load the model. `keep` is what the struct points to. Raises ModelLoadError."""
+    def init(self, param: Any, keep: list[object], path: str, context: int | None) -> None:
+        """Load the model. keep: what the struct points to. context: the max_context_len that was asked for, if any.
+
+        Raises ModelLoadError, or OptionError for what the model cannot be opened with.
+        """
         abi, functions = self.library.abi, self.library.functions
         callback: Any = abi.ResultCallback(self._router)
         self._keep += [callback, param, *keep]
@@ -69,16 +75,24 @@ class Handle:
             callback = ctypes.byref(table)
         self.library.drain_messages()
         handle = ctypes.c_void_p()
-        code = functions.rkllm_init(ctypes.byref(handle), ctypes.byref(param), callback)
-        if code != 0:
-            raise self._describe(ModelLoadError, f"The runtime would not load {path}: rkllm_init returned {code}")
-        if not handle.value:
-            raise self._describe(
-                ModelLoadError,
-                f"The runtime would not load {path}: rkllm_init returned 0 and no handle, which means that the NPU's "
-                "memory did not suffice; close other models, or put this one in another base_domain_id",
-            )
-        self._handle = handle
+        with self.library.listen() as said:
+            code = functions.rkllm_init(ctypes.byref(handle), ctypes.byref(param), callback)
+        self.facts = read_facts(said)
+        attempt = Attempt(
+            path=path,
+            origin=self.library.origin,
+            release=self.library.release,
+            code=code,
+            handle=bool(handle.value),
+            context=context,
+            lines=said,
+            facts=self.facts,
+        )
+        log_lines(said, failed=attempt.failed)
+        if attempt.loaded:  # a handle with no model behind it is not given back: nobody knows what that would touch
+            self._handle = handle
+        if attempt.failed:
+            raise load_error(attempt)
 
     def run(self, run: Run, prepared: RunInput, clear: bool, seed: int | None) -> None:
         """Make one run from beginning to end. Whatever happens, the run's stream is ended; nothing is raised.
@@ -156,10 +170,13 @@ class Handle:
             self.library.functions.rkllm_destroy(handle)
 
     def _describe(self, kind: type[RkvlmError], what: str) -> RkvlmError:
-        """An error of ours from what the runtime did, with what it said. The one place where that is made."""
+        """An error of ours from what an open model did, with what it said."""
         said = "; ".join(self.library.drain_messages())
         return kind(
-            f"{what}. The runtime ({self.library.origin}, release {self.library.release}) said: {said}"
-            if said
-            else f"{what}. What the runtime printed says why."
+            f"{what}.{run_advice(self.facts)} "
+            + (
+                f"The runtime ({self.library.origin}, release {self.library.release}) said: {said}"
+                if said
+                else "What the runtime printed says why."
+            )
         )

@@ -9,7 +9,9 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from vlm.errors import LibraryFormatError, LibraryNotFoundError, NotSupportedByRuntime, UnknownReleaseError
 from vlm.rkllm.abi import FUNCTIONS, RELEASES, Abi, abi, first_release
 from vlm.rkllm.elf import check_library_file, find_releases
+from vlm.rkllm.messages import MESSAGES_KEPT, captured
 
 if TYPE_CHECKING:
     from vlm.host import HostRuntime
@@ -60,9 +63,11 @@ class Functions:
 class Library:
     """A provider of the RKLLM functions, of one release.
 
-    origin: the file it came from, or "host". drain_messages: what the runtime said since it was last asked; a C
-    library prints to its own standard output, so that it gives none. set_seed: the seed of the next run's sampling,
-    None for a random one; None in place of the function where there is no such thing (no RKLLM struct has a seed).
+    origin: the file it came from, or "host". drain_messages: the lines that the runtime said since it was last asked; a
+    C library's are those of opening models, because it prints them, and what it prints later goes where the process's
+    output goes. listen: a block around a call of `rkllm_init`; the list it gives holds what was said, once it is over.
+    set_seed: the seed of the next run's sampling, None for a random one; None in place of the function where there is
+    no such thing (no RKLLM struct has a seed).
     """
 
     release: str
@@ -70,6 +75,7 @@ class Library:
     functions: Functions
     origin: str
     drain_messages: Callable[[], list[str]]
+    listen: Callable[[], AbstractContextManager[list[str]]]
     set_seed: Callable[[int | None], None] | None = None
 
 
@@ -95,12 +101,24 @@ def open_library(
             f"The loader refused {file}: {exc}. A library it depends on is missing here or too old "
             f"(`ldd {file}` lists them)."
         ) from exc
+    said: deque[str] = deque(maxlen=MESSAGES_KEPT)
+
+    @contextmanager
+    def listen() -> Iterator[list[str]]:
+        heard: list[str] = []
+        try:
+            with captured() as heard:
+                yield heard
+        finally:
+            said.extend(heard)
+
     return Library(
         release=chosen.release,
         abi=chosen,
         functions=Functions(_typed(loaded, chosen, file), chosen.release, LIBRARY_NAME),
         origin=str(file),
-        drain_messages=list,
+        drain_messages=lambda: [said.popleft() for _ in range(len(said))],
+        listen=listen,
     )
 
 
@@ -128,12 +146,22 @@ def host_library(release: str = RELEASES[-1], runtime: HostRuntime | None = None
             taken.append(str(provider.messages.pop(0)))
         return taken
 
+    @contextmanager
+    def listen() -> Iterator[list[str]]:
+        heard: list[str] = []
+        before = len(provider.messages)
+        try:
+            yield heard
+        finally:
+            heard += provider.messages[before:]
+
     return Library(
         release=release,
         abi=chosen,
         functions=Functions(table, release, "host"),
         origin="host",
         drain_messages=drain,
+        listen=listen,
         set_seed=provider.set_seed,
     )
 

@@ -27,6 +27,7 @@ from vlm.errors import (
 )
 from vlm.options import Sampling
 from vlm.rkllm.abi import RELEASES, InferMode, first_release
+from vlm.rkllm.diagnosis import RuntimeFacts
 from vlm.rkllm.handle import Handle
 from vlm.rkllm.library import Library
 from vlm.rkllm.request import (
@@ -53,6 +54,7 @@ __all__ = [
     "Piece",
     "Placement",
     "Request",
+    "RuntimeFacts",
     "SamplingFixedWarning",
 ]
 
@@ -68,7 +70,8 @@ class Model:
     before 1.3.0. sampling: None is greedy; fixed here before 1.3.0. max_context_len: None leaves the runtime's default.
     max_new_tokens: the default, and before 1.3.0 the most, for a run.
 
-    Raises ModelLoadError, OptionError, and NotSupportedByRuntime for a setting that the release does not have.
+    Raises ModelLoadError (one of its kinds where the runtime says why), OptionError, and NotSupportedByRuntime for a
+    setting that the release does not have.
     """
 
     def __init__(
@@ -111,9 +114,14 @@ class Model:
             # In reverse: destroy after whatever is going on, then let the thread end, then wait for it.
             stack.callback(_stop_worker, self._worker, self._handle, self._settings.stop_timeout_s)
             stack.callback(self._worker.submit, self._handle.destroy)
-            self._worker.call(partial(self._handle.init, param, keep, str(self.path)))
+            self._worker.call(partial(self._handle.init, param, keep, str(self.path), max_context_len))
             self._stack = stack.pop_all()
         self._closed = False
+
+    @property
+    def facts(self) -> RuntimeFacts:
+        """What the runtime said when the model was opened: versions, SoC, context limit, NPU cores."""
+        return self._handle.facts
 
     def generate(self, request: Request) -> Generation:
         """Begin a run; its answer comes through the iterator returned. What it holds is alive until the run returned.
@@ -208,7 +216,7 @@ class Model:
         check_request(request, abi, self._settings)
         max_new = self._limit_of(request)
         if mode is InferMode.GENERATE:
-            check_context(request, max_new, self._max_context_len)
+            check_context(request, max_new, self._max_context_len or self.facts.max_context_limit)
         if request.seed is not None and library.set_seed is None:
             raise NotSupportedByRuntime("a seed for the sampling", abi.release, None)
         sampling = self._sampling_of(request)
