@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import typer
@@ -32,10 +33,14 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def common(
-    verbose: bool = typer.Option(False, "--verbose", "-v", help="Say more about what is done, on stderr."),
+    verbose: bool = typer.Option(
+        False, "--verbose", "-v", help="Say more about what is done, and what the runtime says, on stderr."
+    ),
     _: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and exit."),
 ) -> None:
     """Options of every command."""
+    if verbose:
+        os.environ.setdefault("RKLLM_LOG_LEVEL", "1")  # read by librkllmrt.so itself
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from vlm.cli.options import Encoder, Library, Llm, Model, Release, takes
+from vlm.cli.output import answers_only
 from vlm.options import RunOptions
 
 
@@ -33,7 +34,10 @@ def describe(
     import vlm
 
     sources: list[str | bytes] = [_source(name) for name in (image, *(more or ()))]
-    with vlm.load(model, encoder=encoder, llm=llm, library=library, release=release, **options) as opened:
+    with (
+        answers_only(),
+        vlm.load(model, encoder=encoder, llm=llm, library=library, release=release, **options) as opened,
+    ):
         if model is None:
             print(f"vlm: using the model {opened.profile.name} (--model or VLM_MODEL choose another)", file=sys.stderr)
         question = [prompt] if prompt is not None else []
