@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import Backend
+from backends import Backend
 
 from vlm.errors import (
     ModelBusyError,

@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import Backend
+from backends import Backend
 
 from vlm.errors import ModelBusyError, ModelClosedError, ModelLoadError, NotSupportedByRuntime, RunError
 from vlm.rkllm.abi import RELEASES

@@ -9,7 +9,7 @@ import weakref
 
 import numpy as np
 import pytest
-from conftest import Backend
+from backends import Backend
 
 from vlm.errors import (
     ContextTooLongError,

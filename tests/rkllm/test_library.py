@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Backend
+from backends import Backend
 from standin import StandIn, build
 
 from vlm.errors import (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Backend, c_backend, finish, threads_left
+from backends import Backend, c_backend, finish, threads_left
 from standin import StandIn
 
 from vlm.errors import ModelBusyError, RunError
