@@ -133,7 +133,7 @@ def test_version_and_help() -> None:
     assert vlm().returncode in (0, 2)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["describe", "--help"], ["models", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], ["describe", "--help"], ["chat", "--help"], ["models", "--help"]])
 def test_help_is_light(words: list[str]) -> None:
     code = (
         "import sys\n"

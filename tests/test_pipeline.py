@@ -305,6 +305,17 @@ class TestLoad:
         with vlm.load("demo", encoder=MODEL_DIR / "vision_encoder.onnx", llm=MODEL_DIR) as model:
             assert model.describe(STAR).text == TRUTH[STAR.name]
 
+    def test_text_alone_needs_no_encoder(self, tmp_path: Path) -> None:
+        for name in ("config.json", "tokenizer.json", "embed_tokens.onnx", "decoder_model_merged.onnx"):
+            (tmp_path / name).symlink_to(MODEL_DIR / name)
+        (tmp_path / "profile.toml").write_text((ROOT / "configs" / "demo.toml").read_text())
+        with pytest.raises(ProfileError, match="encoder"):
+            vlm.load(tmp_path)
+        with vlm.load(tmp_path, pictures=False) as model:
+            assert model.describe([], "Thank you very much").text == "You are welcome!"
+            with pytest.raises(OptionError, match="text alone"):
+                model.describe(STAR)
+
     def test_the_setting_names_the_default_model(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("VLM_MODEL", "qwen2-vl-2b")
         with pytest.raises(ProfileError, match="qwen2-vl-2b"):

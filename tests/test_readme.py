@@ -16,7 +16,7 @@ LINES = [
     line.partition("  #")[0].strip() for kind, text in BLOCKS if kind == "sh" for line in text.splitlines() if line
 ]
 # These name files that only their reader has.
-OWN_FILES = [line for line in LINES if "photo.jpg" in line]
+OWN_FILES = [line for line in LINES if "photo.jpg" in line or ".rkllm" in line]
 BENCHES = [line for line in LINES if line.startswith("vlm bench")]
 HERE = [line for line in LINES if line not in OWN_FILES + BENCHES and "vlm " in line]
 SCRIPTS = sorted(path.name for path in (ROOT / "samples").glob("*.py"))

@@ -18,10 +18,13 @@ PARTS: Final[tuple[FilePart, ...]] = ("encoder", "llm")
 
 @dataclass(frozen=True)
 class Parts:
-    """What a model is made of. llm: a .rkllm file for the board, a model directory for the host runtime."""
+    """What a model is made of.
+
+    encoder: None for text alone. llm: a .rkllm file for the board, a model directory for the host runtime.
+    """
 
     profile: Profile
-    encoder: Path
+    encoder: Path | None
     llm: Path
 
     @property
@@ -31,19 +34,25 @@ class Parts:
 
 
 def locate(
-    model: str | Path | None, settings: Settings, *, encoder: str | Path | None = None, llm: str | Path | None = None
+    model: str | Path | None,
+    settings: Settings,
+    *,
+    encoder: str | Path | None = None,
+    llm: str | Path | None = None,
+    pictures: bool = True,
 ) -> Parts:
     """Find the profile and the two files.
 
     model: a profile's name, a profile file of the user's own, or a directory with model files; None takes the setting,
-    else the demo. encoder, llm: the user's own files in place of those of the model directory.
+    else the demo. encoder, llm: the user's own files in place of those of the model directory. pictures: whether an
+    encoder is wanted at all.
 
     Raises ProfileError, EncoderFileError or ModelLoadError, each saying where it looked.
     """
     profile, directory = _profile_of(model if model is not None else settings.model or DEFAULT_MODEL, settings)
     found_encoder = _given(encoder, "encoder") if encoder is not None else None
     found_llm = _given(llm, "llm") if llm is not None else None
-    if found_encoder is None:
+    if found_encoder is None and pictures:
         found_encoder = _in_directory(profile, directory, "encoder")
     if found_llm is None:
         found_llm = _in_directory(profile, directory, "llm")

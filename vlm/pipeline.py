@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from encoders import open_encoder
-from encoders.base import ImageEmbedding, join_embeddings
+from encoders.base import Encoder, ImageEmbedding, join_embeddings
 from encoders.cache import EmbeddingCache, cache_key
 from encoders.images import Source, load_image
 from encoders.preprocess import fit_image
@@ -61,8 +61,10 @@ class VLM:
         self._encoding = threading.Lock()
         with ExitStack() as opened:
             spec = self.profile.vision
-            self._encoder = open_encoder(parts.encoder, spec, threads=threads)
-            opened.callback(self._encoder.close)
+            self._encoder: Encoder | None = None
+            if parts.encoder is not None:
+                self._encoder = open_encoder(parts.encoder, spec, threads=threads)
+                opened.callback(self._encoder.close)
             tags = self.profile.tags
             self._model = Model(
                 parts.llm,
@@ -82,18 +84,21 @@ class VLM:
     def encode(self, image: Source | ImageEmbedding) -> ImageEmbedding:
         """Encode one picture, to ask about it as often as wanted; the last ones encoded are kept (VLM_CACHE_BYTES).
 
-        Returns float32 (1, tokens, width x outputs). Raises ImageError, EncoderError, ModelClosedError.
+        Returns float32 (1, tokens, width x outputs). Raises ImageError, EncoderError, ModelClosedError, and OptionError
+        where the model was loaded without pictures.
         """
         if isinstance(image, ImageEmbedding):
             return image
-        spec = self.profile.vision
+        encoder, spec = self._encoder, self.profile.vision
+        if encoder is None:
+            raise OptionError(f"Model {self.profile.name} was loaded for text alone; load it with its encoder.")
         picture = load_image(image, needed=spec)
-        key = cache_key(picture.content_hash, self._encoder)
+        key = cache_key(picture.content_hash, encoder)
         with self._encoding:
             self._check_open()
             embedding = self._cache.get(key)
             if embedding is None:
-                embedding = self._encoder.encode(fit_image(picture, spec), picture.content_hash)
+                embedding = encoder.encode(fit_image(picture, spec), picture.content_hash)
                 self._cache.put(key, embedding)
         return embedding
 
@@ -237,19 +242,21 @@ def load(
     library: str | Path | None = None,
     release: str | None = None,
     threads: int | None = None,
+    pictures: bool = True,
     **options: Any,
 ) -> VLM:
     """Open a model.
 
     model: a profile's name ("qwen2-vl-2b"), a profile file, or a model directory; None takes the VLM_MODEL setting,
     else the demo. encoder, llm: files of your own. library, release: librkllmrt.so and its release, or the release that
-    the host runtime is to speak. threads: of ONNX Runtime. options: fields of `vlm.options.RunOptions` in place of the
-    profile's; before release 1.3.0 a runtime fixes sampling and max_new_tokens here.
+    the host runtime is to speak. threads: of ONNX Runtime. pictures: False opens no encoder, for text alone. options:
+    fields of `vlm.options.RunOptions` in place of the profile's; before release 1.3.0 a runtime fixes sampling and
+    max_new_tokens here.
 
     Raises ProfileError, OptionError, EncoderError, LibraryError or ModelError.
     """
     settings = load_settings()
-    parts = locate(model, settings, encoder=encoder, llm=llm)
+    parts = locate(model, settings, encoder=encoder, llm=llm, pictures=pictures)
     threads = threads or settings.threads
     chosen = _library(parts, settings, library, release, threads)
     return VLM(parts, chosen, threads=threads, cache_bytes=settings.cache_bytes, options=options)

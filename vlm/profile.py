@@ -179,7 +179,7 @@ class Profile(_Table):
     max_new_tokens: int = Field(256, ge=1, le=16384, description="Tokens of an answer, if the question does not say.")
     encoder: EncoderKeys
     tags: TagKeys
-    sampling: Sampling = Field(default=Sampling.model_validate({}))
+    sampling: Sampling = Field(default=Sampling())
     cores: CoreKeys = Field(default=CoreKeys())
     files: FilesKeys
     sources: Mapping[str, Text] = Field(

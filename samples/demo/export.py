@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import torch
 from lessons import IM_END, SIDE, make_tokenizer
-from net import Config, Demo, Words
+from net import TOKENS, Config, Demo, Words
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
@@ -84,7 +84,7 @@ def export_all(model: Demo, folder: Path) -> None:
         "num_attention_heads": config.heads, "num_key_value_heads": config.heads, "head_dim": config.head_width,
         "intermediate_size": config.inner, "vocab_size": config.vocab, "rope_theta": config.theta,
         "max_position_embeddings": config.context, "bos_token_id": None,
-        "eos_token_id": end, "tie_word_embeddings": True,
+        "eos_token_id": end, "tie_word_embeddings": True, "image_seq_length": TOKENS,
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlm.cli.options import Encoder, Library, Llm, Model, Release, takes
+from vlm.cli.output import answers_only
 from vlm.cli.terminal import Keyboard, is_terminal, note, say
 from vlm.errors import ContextTooLongError, RequestError, RkvlmError
 from vlm.options import RunOptions
@@ -43,6 +44,9 @@ def chat(
     llm: Llm = None,
     library: Library = None,
     release: Release = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Open the encoder too, or the language model alone.")
+    ] = True,
     options: dict[str, Any],
 ) -> None:
     """Talk with a model, with or without pictures.
@@ -55,7 +59,12 @@ def chat(
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace")):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=errors)  # what cannot be decoded or shown is no reason to end a conversation
-    with vlm.load(model, encoder=encoder, llm=llm, library=library, release=release, **options) as opened:
+    with (
+        answers_only(),
+        vlm.load(
+            model, encoder=encoder, llm=llm, library=library, release=release, pictures=pictures, **options
+        ) as opened,
+    ):
         if model is None:
             print(f"vlm: using the model {opened.profile.name} (--model or VLM_MODEL choose another)", file=sys.stderr)
         talk = Conversation(opened)

@@ -58,7 +58,7 @@ __all__ = [
     "SamplingFixedWarning",
 ]
 
-_GREEDY = Sampling.model_validate({})
+_GREEDY = Sampling()
 
 T = TypeVar("T")
 
