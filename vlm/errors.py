@@ -14,9 +14,11 @@
     │   ├── OptionError                 an option out of range or not usable here
     │   └── ContextTooLongError         prompt, pictures and answer exceed the context
     ├── LibraryError                    librkllmrt.so                                    exit 6
-    │   ├── LibraryNotFoundError        no library where we looked
-    │   ├── LibraryFormatError          not a library for this machine, or a symbol is missing
-    │   └── UnknownReleaseError         a release whose structs are not known
+    │   ├── LibraryNotFoundError        no library where we looked                       exit 61
+    │   ├── LibraryFormatError          not a library, damaged, or the loader refuses it exit 62
+    │   ├── LibraryMachineError         built for another machine                        exit 63
+    │   ├── LibrarySymbolError          its functions are not those of its release       exit 64
+    │   └── UnknownReleaseError         a release whose structs are not known            exit 65
     ├── ModelError                      the language model                               exit 7
     │   ├── ModelLoadError              the runtime would not load it
     │   │   ├── ModelFileError          not a .rkllm that this runtime can read
@@ -58,7 +60,9 @@ __all__ = [
     "ImageTooLargeError",
     "LibraryError",
     "LibraryFormatError",
+    "LibraryMachineError",
     "LibraryNotFoundError",
+    "LibrarySymbolError",
     "ModelBusyError",
     "ModelClosedError",
     "ModelError",
@@ -111,13 +115,31 @@ class LibraryError(RkvlmError):
 class LibraryNotFoundError(LibraryError):
     """No librkllmrt.so in any of the places where it was looked for."""
 
+    exit_code = 61
+
 
 class LibraryFormatError(LibraryError):
-    """The file is not a library for this machine, or lacks a function that its release has."""
+    """The file is not a shared library, is damaged, or the loader refuses it (a dependency is missing)."""
+
+    exit_code = 62
+
+
+class LibraryMachineError(LibraryError):
+    """The library was built for another machine than this one."""
+
+    exit_code = 63
+
+
+class LibrarySymbolError(LibraryError):
+    """The library lacks a function that its release has, or has one of a later release."""
+
+    exit_code = 64
 
 
 class UnknownReleaseError(LibraryError):
     """A release of the runtime whose struct layouts are not known; nothing is passed to it."""
+
+    exit_code = 65
 
 
 class ModelError(RkvlmError):

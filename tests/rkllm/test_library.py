@@ -14,10 +14,11 @@ import pytest
 from backends import Backend
 from standin import StandIn, build
 
+from vlm import errors
 from vlm.errors import (
     LibraryError,
-    LibraryFormatError,
     LibraryNotFoundError,
+    LibrarySymbolError,
     NotSupportedByRuntime,
     UnknownReleaseError,
 )
@@ -106,9 +107,9 @@ def test_the_setting_wins_and_is_checked_against_the_functions(
     file = copy(built, "1.2.3", tmp_path / "x")
     assert open_library(file, release="1.3.0").release == "1.3.0"  # the same functions: nothing tells them apart
     assert "says it is release 1.2.3; 1.3.0 was asked for" in caplog.text
-    with pytest.raises(LibraryFormatError, match=r"has rkllm_get_kv_cache_size, .*came with 1\.2\.1"):
+    with pytest.raises(LibrarySymbolError, match=r"has rkllm_get_kv_cache_size, .*came with 1\.2\.1"):
         open_library(file, release="1.2.0")
-    with pytest.raises(LibraryFormatError, match=r"taken for release 1\.2\.3, and lacks rkllm_get_kv_cache_size"):
+    with pytest.raises(LibrarySymbolError, match=r"taken for release 1\.2\.3, and lacks rkllm_get_kv_cache_size"):
         open_library(copy(built, "1.2.0", tmp_path / "y"), release="1.2.3")
 
 
@@ -127,7 +128,9 @@ except RkvlmError as exc:
 def in_a_child(file: Path) -> str:
     """Open in a process of its own, where a crash is seen as such. Returns the error's name and text."""
     done = subprocess.run([sys.executable, "-c", CHILD, str(file)], capture_output=True, text=True, check=False)
-    assert done.returncode == LibraryError.exit_code, (done.returncode, done.stderr)
+    kind = getattr(errors, done.stdout.partition(" ")[0], None)
+    assert kind is not None, (done.returncode, done.stderr)
+    assert done.returncode == kind.exit_code
     return done.stdout
 
 
@@ -148,12 +151,24 @@ def test_files_that_are_no_library_do_not_crash(built: Built, tmp_path: Path) ->
     for name, (data, match) in cases.items():
         file = tmp_path / name
         file.write_bytes(data)
-        assert re.match(f"LibraryFormatError .*{match}", in_a_child(file)), name
+        kind = "LibraryMachineError" if name == "machine.so" else "LibraryFormatError"
+        assert re.match(f"{kind} .*{match}", in_a_child(file)), name
+
+
+def test_every_kind_of_wrong_library_has_an_exit_code_of_its_own() -> None:
+    kinds = LibraryError.__subclasses__()
+    assert len({kind.exit_code for kind in kinds}) == len(kinds) >= 5
+
+
+def test_an_unknown_release_is_refused_in_a_child_too(built: Built, tmp_path: Path) -> None:
+    file = tmp_path / "librkllmrt.so"
+    file.write_bytes(built("1.2.3").path.read_bytes().replace(b"(version: 1.2.3", b"(version: 9.2.3"))
+    assert in_a_child(file).startswith("UnknownReleaseError")
 
 
 def test_a_library_without_the_functions_and_one_without_its_dependency(tmp_path: Path) -> None:
     other = build("1.2.3", source="other.c")
-    assert "LibraryFormatError" in in_a_child(other)
+    assert "LibrarySymbolError" in in_a_child(other)
     assert "lacks rkllm_createDefaultParam, rkllm_init" in in_a_child(other)
     needy = tmp_path / "librkllmrt.so"
     needy.write_bytes(other.read_bytes().replace(b"libc.so.6", b"libq.so.6"))

@@ -13,7 +13,7 @@ import re
 import struct
 from pathlib import Path
 
-from vlm.errors import LibraryFormatError
+from vlm.errors import LibraryFormatError, LibraryMachineError
 
 _MACHINES = {3: "32-bit x86", 40: "32-bit ARM", 62: "x86-64", 183: "aarch64", 243: "RISC-V"}
 _PYTHON_MACHINES = {"x86_64": 62, "amd64": 62, "aarch64": 183, "arm64": 183}
@@ -22,7 +22,7 @@ _SHARED_OBJECT, _LOADABLE = 3, 1
 
 
 def check_library_file(path: Path) -> None:
-    """Raise LibraryFormatError unless `path` is a whole ELF shared library for the machine this Python runs on."""
+    """Raise LibraryFormatError or LibraryMachineError unless `path` is a whole ELF library for this Python's machine."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -47,9 +47,9 @@ def _check_header(path: Path, header: bytes) -> None:
     kind, machine = struct.unpack_from("<HH", header, 16)
     wanted = _PYTHON_MACHINES.get(platform.machine().lower())
     if struct.calcsize("P") != 8:
-        raise LibraryFormatError(f"This Python is 32-bit and {path} is 64-bit; use a 64-bit Python.")
+        raise LibraryMachineError(f"This Python is 32-bit and {path} is 64-bit; use a 64-bit Python.")
     if machine != wanted:
-        raise LibraryFormatError(
+        raise LibraryMachineError(
             f"{path} is built for {_MACHINES.get(machine, f'machine {machine}')}, and this is {platform.machine()}. "
             "The vendor's library exists for aarch64 boards; on a PC use the host runtime."
         )

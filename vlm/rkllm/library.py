@@ -16,7 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm.errors import LibraryFormatError, LibraryNotFoundError, NotSupportedByRuntime, UnknownReleaseError
+from vlm.errors import (
+    LibraryFormatError,
+    LibraryNotFoundError,
+    LibrarySymbolError,
+    NotSupportedByRuntime,
+    UnknownReleaseError,
+)
 from vlm.rkllm.abi import FUNCTIONS, RELEASES, Abi, abi, first_release
 from vlm.rkllm.elf import check_library_file, find_releases
 from vlm.rkllm.messages import MESSAGES_KEPT, captured
@@ -88,8 +94,9 @@ def open_library(
     directory, say). release: the release whose layouts to use whatever the file says of itself; still checked against
     the functions it exports.
 
-    Raises LibraryNotFoundError (no such file, with the places looked at), LibraryFormatError (not a library, another
-    machine's, cut short, the loader refused it, functions missing or of another release), UnknownReleaseError.
+    Raises LibraryNotFoundError (no such file, with the places looked at), LibraryFormatError (not a library, cut short,
+    refused by the loader), LibraryMachineError, LibrarySymbolError (functions missing, or of another release), and
+    UnknownReleaseError.
     """
     file = _find(path, search)
     check_library_file(file)
@@ -216,12 +223,12 @@ def _typed(loaded: ctypes.CDLL, chosen: Abi, file: Path) -> dict[str, Callable[.
     missing = [name for name in chosen.signatures if name not in exported]
     later = [name for name in exported if name not in chosen.signatures]
     if missing:
-        raise LibraryFormatError(
+        raise LibrarySymbolError(
             f"{file} is taken for release {chosen.release}, and lacks {', '.join(missing)}. "
             "It is another library or another release; set VLM_RKLLM_RELEASE if you know which."
         )
     if later:
-        raise LibraryFormatError(
+        raise LibrarySymbolError(
             f"{file} is taken for release {chosen.release}, and has {', '.join(later)}, which came with "
             f"{first_release(later[0])}. Its structs are a later release's; set VLM_RKLLM_RELEASE to the right one."
         )
