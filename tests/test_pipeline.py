@@ -28,6 +28,7 @@ from vlm.errors import (
     PromptError,
 )
 from vlm.rkllm.abi import RELEASES
+from vlm.rkllm.model import SamplingFixedWarning
 
 STAR, LIGHT, HEARTS = (PICTURES / name for name in ("blue-star.jpg", "traffic-light.jpg", "two-hearts.png"))
 MODEL_DIR = ROOT / "samples" / "demo" / "model"
@@ -347,6 +348,13 @@ class TestLoad:
     def test_the_host_takes_a_seed_in_any_layout(self) -> None:
         with vlm.load("demo", release="1.2.3") as model:
             assert model.describe(STAR, seed=3).text == TRUTH[STAR.name]
+
+    def test_sampling_that_a_release_fixes_is_warned_of_or_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with vlm.load("demo", release="1.2.3") as model, pytest.warns(SamplingFixedWarning, match=r"1\.2\.3"):
+            assert model.describe(STAR, temperature=3.0).text == TRUTH[STAR.name]
+        monkeypatch.setenv("VLM_SAMPLING_PER_RUN", "refuse")
+        with vlm.load("demo", release="1.2.3") as model, pytest.raises(NotSupportedByRuntime, match=r"1\.3\.0"):
+            model.describe(STAR, temperature=3.0)
 
     def test_several_pictures_need_a_release_that_takes_them(self) -> None:
         with vlm.load("demo", release="1.2.0") as model, pytest.raises(NotSupportedByRuntime, match=r"1\.2\.1"):

@@ -21,11 +21,12 @@ from encoders.preprocess import fit_image
 from vlm.answer import Answer, Stream
 from vlm.errors import ModelBusyError, ModelClosedError, NotSupportedByRuntime, OptionError, PromptError
 from vlm.locate import Parts, locate
+from vlm.npu import find_soc
 from vlm.options import RunOptions, Sampling
 from vlm.prompt import IMAGE, Message, Part, render
 from vlm.rkllm.abi import RELEASES, abi
 from vlm.rkllm.library import Library, host_library, open_library
-from vlm.rkllm.model import ImageTags, Model, ModelSettings, Request
+from vlm.rkllm.model import ImageTags, Model, ModelSettings, Placement, Request
 from vlm.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ class VLM:
         self,
         parts: Parts,
         library: Library,
+        settings: Settings,
         *,
         threads: int | None = None,
-        cache_bytes: int = 64 << 20,
         options: dict[str, Any] | None = None,
     ) -> None:
         self.profile: Profile = parts.profile
@@ -56,7 +57,7 @@ class VLM:
         self._usual = _options(usual, options or {})
         if RELEASES.index(library.release) < RELEASES.index(self.profile.min_release):
             raise NotSupportedByRuntime(f"Model {self.profile.name}", library.release, self.profile.min_release)
-        self._cache = EmbeddingCache(cache_bytes)
+        self._cache = EmbeddingCache(settings.cache_bytes)
         self._turn = _Turn()
         self._encoding = threading.Lock()
         with ExitStack() as opened:
@@ -73,7 +74,10 @@ class VLM:
                 sampling=_sampling(self._usual),
                 max_context_len=self.profile.max_context_len,
                 max_new_tokens=self._usual.max_new_tokens,
-                settings=ModelSettings(image_shape=(spec.tokens, spec.width * spec.outputs)),
+                placement=_placement(parts),
+                settings=ModelSettings(
+                    image_shape=(spec.tokens, spec.width * spec.outputs), sampling_per_run=settings.sampling_per_run
+                ),
             )
             opened.callback(self._model.close)
             # The prompt is ours from here on; 1.1.4 has no template to switch off.
@@ -205,6 +209,12 @@ def _options(usual: dict[str, Any], given: dict[str, Any]) -> RunOptions:
         raise OptionError(f"Option {first['loc'][0]}: {first['msg']}; got {first['input']!r}. Known: {known}.") from exc
 
 
+def _placement(parts: Parts) -> Placement:
+    """Where a board's language model goes; a PC has no such places."""
+    soc = find_soc() if parts.side == "board" else None
+    return Placement(base_domain_id=soc.llm_domain if soc else None)
+
+
 def _sampling(options: RunOptions) -> Sampling:
     return Sampling(**options.model_dump(include=set(Sampling.model_fields)))
 
@@ -259,7 +269,7 @@ def load(
     parts = locate(model, settings, encoder=encoder, llm=llm, pictures=pictures)
     threads = threads or settings.threads
     chosen = _library(parts, settings, library, release, threads)
-    return VLM(parts, chosen, threads=threads, cache_bytes=settings.cache_bytes, options=options)
+    return VLM(parts, chosen, settings, threads=threads, options=options)
 
 
 def _library(

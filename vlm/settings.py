@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -25,6 +26,9 @@ class Settings(BaseSettings):
     rkllm_lib: Path | None = Field(default=None, description="librkllmrt.so, or the directory it lies in.")
     rkllm_release: str | None = Field(
         default=None, description="Release of librkllmrt.so, where its file does not say it."
+    )
+    sampling_per_run: Literal["warn", "refuse"] = Field(
+        default="warn", description="What to do with a run's own sampling on releases before 1.3.0, which fix it."
     )
     cache_bytes: int = Field(
         default=64 << 20, ge=0, description="Memory for embeddings of pictures asked about before."

@@ -22,7 +22,7 @@ _SHARED_OBJECT, _LOADABLE = 3, 1
 
 
 def check_library_file(path: Path) -> None:
-    """Raise LibraryFormatError or LibraryMachineError unless `path` is a whole ELF library for this Python's machine."""
+    """Raise LibraryFormatError or LibraryMachineError unless `path` is a whole ELF library for this machine."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
