@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from encoders.cache import CacheKey, CacheStats, EmbeddingCache, cache_key
     from encoders.images import ImageLimits, Picture, load_image
     from encoders.open import open_encoder
+    from encoders.paced import PacedEncoder
     from encoders.preprocess import fit_image, picture_area
 
 _MODULES = {
@@ -20,6 +21,7 @@ _MODULES = {
     "cache": ("CacheKey", "CacheStats", "EmbeddingCache", "cache_key"),
     "images": ("ImageLimits", "Picture", "load_image"),
     "open": ("open_encoder",),
+    "paced": ("PacedEncoder",),
     "preprocess": ("fit_image", "picture_area"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
@@ -32,6 +34,7 @@ __all__ = [
     "Fit",
     "ImageEmbedding",
     "ImageLimits",
+    "PacedEncoder",
     "Picture",
     "VisionSpec",
     "cache_key",

@@ -7,6 +7,8 @@
  * Words in the model's path:
  *   [refuse]    rkllm_init returns -1          [null]      rkllm_init returns 0 and leaves the handle NULL
  *   [width=N]   the model's embedding width (8)            [image-tokens=N]  tokens of one image it takes (4)
+ *   [prefill-token=US] [rate=N]  microseconds of prefill for each token of the input (a prompt's text has one for every
+ *               four bytes), and tokens a second of the answer; what was taken is in the perf of every run then
  *   [clear=N]   rkllm_clear_kv_cache returns N once something has run
  *   [driver=0.9.8] [board=RK3588] [toolkit=RELEASE] [limit=16384] [cores=3] [target=RK3588]  what the log of rkllm_init
  *               says; a driver before 0.9.7 is warned of, and a longer context than the limit is refused
@@ -46,6 +48,7 @@ typedef struct {
     int magic, aborts, deaf, kv, ran;
     bool running, aborted;
     int width, image_tokens, clear_code, max_new_tokens;
+    double prefill_ms, token_ms; /* for each token */
     LLMResultCallback callback;
     void *last_userdata;
     bool late_started;
@@ -58,7 +61,8 @@ typedef struct {
     const RKLLMInferParam *infer;
     char *prompt;
     void *userdata;
-    int code, sent, limit;
+    int code, sent, limit, tokens;
+    double began, prefilled; /* milliseconds */
 } Job;
 
 static Model models[MODELS];
@@ -132,6 +136,8 @@ EXPORT int rkllm_init(LLMHandle *handle, RKLLMParam *param, LLMResultCallback ca
         m->image_tokens = number(param->model_path, "image-tokens", 4);
         m->clear_code = number(param->model_path, "clear", 0);
         m->max_new_tokens = param->max_new_tokens;
+        m->prefill_ms = real(param->model_path, "prefill-token", 0) / 1e3;
+        m->token_ms = has(param->model_path, "rate") ? 1e3 / real(param->model_path, "rate", 1) : 0;
         *handle = m;
         return 0;
     }
@@ -176,6 +182,10 @@ static void finish(Job *job, const char *bytes, int size, int token) {
     memset(&result, 0, sizeof result);
 #if RELEASE >= R121
     result.perf = (RKLLMPerfStat){12.5f, 7, 50.0f, job->sent, 64.25f};
+    if (job->model->prefill_ms || job->model->token_ms) {
+        result.perf.prefill_time_ms = job->prefilled - job->began, result.perf.prefill_tokens = job->tokens;
+        result.perf.generate_time_ms = now_ms() - job->prefilled;
+    }
 #endif
     tell(job, FINISH, bytes, size, token, &result);
 }
@@ -227,6 +237,13 @@ static void end(Job *job, const char *text, int size, int token) {
     } else finish(job, NULL, 0, 0);
 }
 
+/* An abort is not noticed here, as on the board. */
+static void prefill(Job *job) {
+    job->began = now_ms();
+    rest(number(job->prompt, "prefill", 0) + job->model->prefill_ms * job->tokens);
+    job->prefilled = now_ms();
+}
+
 /* The tokens of a text cut into pieces of some bytes, or of an id with a running number. */
 static void speak(Job *job) {
     const char *p = job->prompt;
@@ -237,7 +254,6 @@ static void speak(Job *job) {
     bool in_finish = is(p, "finish", "text") || is(p, "finish", "late");
     if (count > job->limit) count = job->limit + number(p, "over", 0);
     const char *text = counted;
-    rest(number(p, "prefill", 0));
     for (int i = 0; i < count; i++) {
         if (interrupted(job)) goto out;
         if (i == error) { tell(job, ERROR, NULL, 0, 0, NULL); goto out; }
@@ -260,7 +276,7 @@ static void speak(Job *job) {
         bool empty = i == number(p, "empty", -1) || (open && is(p, "waiting", "null"));
         tell(job, open ? WAITING : NORMAL, empty ? NULL : text, size, token, NULL);
         job->sent++;
-        rest(number(p, "pace", 0));
+        rest(number(p, "pace", 0) + job->model->token_ms);
     }
     if (!interrupted(job)) end(job, text, size, token);
 out:
@@ -294,8 +310,9 @@ static void hang(void) {
 
 static void *serve(void *argument) {
     Job *job = argument;
-    if (has(job->prompt, "hang")) hang();
-    else if (job->infer->mode) compute(job);
+    if (has(job->prompt, "hang")) return hang(), NULL;
+    prefill(job);
+    if (job->infer->mode) compute(job);
     else speak(job);
     return NULL;
 }
@@ -315,7 +332,8 @@ EXPORT int rkllm_run(LLMHandle handle, RKLLMInput *input, RKLLMInferParam *infer
     int refused = take_input(input, &given, model->width, model->image_tokens);
     int limit = take_infer(infer, model->max_new_tokens);
     put("}\n");
-    Job job = {model, input, infer, strdup(given.prompt ? given.prompt : ""), userdata, 0, 0, limit};
+    int tokens = given.floats / model->width + given.n_ids + (given.prompt ? (strlen(given.prompt) + 3) / 4 : 0);
+    Job job = {model, input, infer, strdup(given.prompt ? given.prompt : ""), userdata, 0, 0, limit, tokens, 0, 0};
     model->deaf = number(job.prompt, "deaf", 0);
     job.code = refused || has(job.prompt, "fail") ? -1 : number(job.prompt, "rc", 0);
     uint64_t before = hash_given(&given);

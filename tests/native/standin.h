@@ -1,4 +1,5 @@
 /* The stand-in's note-taking, and the words in brackets that it obeys. */
+#include <errno.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -91,6 +92,13 @@ static int number(const char *text, const char *name, int otherwise) {
     return result;
 }
 
+static double real(const char *text, const char *name, double otherwise) {
+    char *value = word(text, name);
+    double result = value ? atof(value) : otherwise;
+    free(value);
+    return result;
+}
+
 static bool is(const char *text, const char *name, const char *wanted) {
     char *value = word(text, name);
     bool result = value && !strcmp(value, wanted);
@@ -98,7 +106,15 @@ static bool is(const char *text, const char *name, const char *wanted) {
     return result;
 }
 
-static void rest(int ms) {
-    struct timespec t = {ms / 1000, ms % 1000 * 1000000L};
-    if (ms > 0) nanosleep(&t, NULL);
+/* ---- time ---------------------------------------------------------------------------------------------------- */
+
+static double now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1e3 + t.tv_nsec / 1e6;
+}
+
+static void rest(double ms) {
+    struct timespec t = {(time_t)(ms / 1e3), (long)(ms * 1e6) % 1000000000L};
+    if (ms > 0) while (nanosleep(&t, &t) && errno == EINTR);
 }

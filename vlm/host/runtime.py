@@ -19,6 +19,7 @@ from vlm.host.files import find_model, read_config
 from vlm.host.report import Report
 from vlm.host.session import Prepared, Session
 from vlm.host.structs import default_param, read_param, read_task
+from vlm.pace import Pace
 from vlm.rkllm.abi import Abi, InferMode
 
 _P = ParamSpec("_P")
@@ -66,7 +67,8 @@ class HostRuntime:
 
     abi: whose structs are taken and given. seed: of the sampling (no RKLLM struct has one); each run begins with it
     anew, so that the same run twice gives the same tokens; None is a different one each time. threads: of ONNX Runtime
-    for each model; None is one for each core, or a single one for a small model.
+    for each model; None is one for each core, or a single one for a small model. pace: the least time that prefill and
+    each token take, for a PC that is to take a board's time; see `vlm.pace`.
 
     The methods called rkllm_* take what the C functions take, as a ctypes callback receives it: handles and void* as
     int or None, char* as bytes or None, struct pointers as POINTER objects, the callback as a function object. They
@@ -76,11 +78,14 @@ class HostRuntime:
     The board's own settings (base_domain_id, embed_flash, CPU count and mask, n_keep, is_async) mean nothing here.
     """
 
-    def __init__(self, abi: Abi, *, seed: int | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self, abi: Abi, *, seed: int | None = None, threads: int | None = None, pace: Pace | None = None
+    ) -> None:
         self.abi = abi
         self.messages: list[str] = []
         self._seed = self._own_seed = seed
         self._threads = threads
+        self._pace = pace or Pace()
         self._handles: dict[int, _Handle] = {}
         # Above 32 bits, as real pointers are on AArch64: a handle that a wrong argtype cuts short is not found.
         self._numbers = itertools.count(0x5A00000010, 0x10)
@@ -109,7 +114,7 @@ class HostRuntime:
         config = read_config(files)
         # Facts: the runtime reads the model's chat template from 1.2.0 on.
         template = "rkllm_set_chat_template" in self.abi.signatures
-        session = Session(files, config, params, template=template, threads=self._threads)
+        session = Session(files, config, params, template=template, threads=self._threads, pace=self._pace)
         number = next(self._numbers)
         self._handles[number] = _Handle(session, address, userdata)
         handle[0] = number

@@ -29,6 +29,7 @@ from vlm.host.sampling import Sampler
 from vlm.host.structs import InitParams, Task
 from vlm.host.template import Affixes, JinjaTemplate, NoTemplate, Template, Turn
 from vlm.host.text import Text
+from vlm.pace import Beat, Pace
 from vlm.rkllm.abi import InferMode
 
 
@@ -77,7 +78,14 @@ class Session:
     """
 
     def __init__(
-        self, files: ModelFiles, config: ModelConfig, params: InitParams, *, template: bool, threads: int | None
+        self,
+        files: ModelFiles,
+        config: ModelConfig,
+        params: InitParams,
+        *,
+        template: bool,
+        threads: int | None,
+        pace: Pace,
     ) -> None:
         if params.max_context_len > config.limit:
             raise OptionError(
@@ -88,6 +96,7 @@ class Session:
         self.text = Text(files.tokenizer)
         self.max_context_len = params.max_context_len if params.max_context_len > 0 else config.limit
         self._config = config
+        self._pace = pace
         self._template: Template = _own_template(files) if template else NoTemplate()
         self._prompt_cache: PromptCache | None = None
         self._aborted = False
@@ -187,17 +196,20 @@ class Session:
         if prepared.reuse and self._prompt_cache is not None:
             context.restore(self._prompt_cache.head(prepared.reuse))
         self._now = _Conversation(context, system_length=prepared.system_length)
+        tokens = len(prepared.feed) - prepared.reuse
         began = time.perf_counter()
+        beat = Beat(self._pace.prefill_s(tokens))
         output = context.prefill(
             prepared.feed[prepared.reuse :],
             positions=prepared.positions,
             next_position=prepared.next_position,
             all_logits=prepared.task.mode is InferMode.GET_LOGITS,
         )
+        beat()
         taken = (time.perf_counter() - began) * 1000
         if prepared.task.save_cache is not None and prepared.ids is not None and prepared.fresh:
             PromptCache(tuple(prepared.ids), context.tensors()).save(prepared.task.save_cache)
-        return Perf(prefill_ms=taken, prefill_tokens=len(prepared.feed) - prepared.reuse), output
+        return Perf(prefill_ms=taken, prefill_tokens=tokens), output
 
     def _generate(self, logits: NDArray[np.float32], sampler: Sampler, report: Report, budget: int, perf: Perf) -> None:
         """Sample until an end token, the budget, an abort or a pause."""
@@ -205,9 +217,10 @@ class Session:
         stream = self.text.stream(skip_special=self.params.skip_special)
         ends: frozenset[int] = frozenset() if self.params.ignore_eos else self._config.eos
         step, pick, push, tell = now.context.step, sampler.pick, stream.push, report.token
-        count, now.ended = 0, False
+        count, now.ended, going = 0, False, True
         began = time.perf_counter()
-        while not self._aborted:
+        beat = Beat(self._pace.token_s)
+        while going and not self._aborted:
             token = pick(logits)
             if token in ends:
                 now.ended, now.pending = True, [token]
@@ -215,10 +228,12 @@ class Session:
             data, whole = push(token)
             count += 1
             now.paused = tell(data, token, whole) == PAUSE
-            if now.paused or self._aborted or count >= budget:
+            going = not (now.paused or self._aborted or count >= budget)
+            if going:
+                logits = step(token)
+            else:
                 now.pending = [token]
-                break
-            logits = step(token)
+            beat()
         perf.generate_ms = (time.perf_counter() - began) * 1000
         perf.generate_tokens = count
 
