@@ -140,6 +140,16 @@ def test_a_conversation_goes_on(demo: vlm.VLM) -> None:
     assert demo.chat(messages).text == "The red heart is large."
 
 
+def test_pictures_of_a_conversation_stay_in_their_order(demo: vlm.VLM) -> None:
+    parts = [
+        {"type": "image", "image": LIGHT},
+        {"type": "image", "image": STAR},
+        {"type": "text", "text": "Which picture has more shapes?"},
+    ]
+    messages = [{"role": "user", "content": parts}]
+    assert demo.chat(messages).text == "The first picture has more shapes, three against one."
+
+
 def test_the_picture_may_come_after_the_question(demo: vlm.VLM) -> None:
     parts = [{"type": "text", "text": "What colour is the star?"}, {"type": "image", "image": STAR}]
     assert demo.chat([{"role": "user", "content": parts}]).text == "The star is blue."
@@ -296,6 +306,7 @@ class TestLoad:
         for file in MODEL_DIR.iterdir():
             (place / file.name).symlink_to(file)
         profile = (ROOT / "configs" / "demo.toml").read_text().replace('name = "demo"', 'name = "mine"')
+        profile = profile.replace("bundled = true", "bundled = false")  # the files beside it, and no others
         (place / "profile.toml").write_text(profile)
         for name in (place, place / "profile.toml"):
             with vlm.load(name) as model:
