@@ -62,6 +62,8 @@ def test_json_has_the_figures() -> None:
 def test_options_of_the_sampling_reach_the_model() -> None:
     done = vlm("describe", LIGHT, "-m", "demo", "--max-new-tokens", 3, "--json")
     assert json.loads(done.stdout)["finish_reason"] == "length"
+    stopped = vlm("describe", LIGHT, "--stop", "nowhere", "--stop", " large yellow").stdout
+    assert stopped == "There is a large red circle at the top, a\n"
     seeded = [vlm("describe", LIGHT, "--top-k", 0, "--temperature", 8, "--seed", 4).stdout for _ in range(2)]
     assert seeded[0] == seeded[1] != TRUTH[LIGHT.name] + "\n"
 

@@ -215,6 +215,12 @@ def test_max_new_tokens_ends_an_answer(demo: vlm.VLM) -> None:
     assert TRUTH[LIGHT.name].startswith(answer.text)
 
 
+def test_a_stop_string_ends_an_answer_and_is_not_told(demo: vlm.VLM) -> None:
+    answer = demo.describe(LIGHT, stop=(" yellow",))
+    assert (answer.text, answer.finish_reason) == ("There is a large red circle at the top, a large", "stop")
+    assert demo.describe(LIGHT).text == TRUTH[LIGHT.name]
+
+
 def test_a_seed_makes_sampling_repeatable(demo: vlm.VLM) -> None:
     def tell(seed: int) -> str:
         return demo.describe(LIGHT, top_k=0, temperature=8.0, seed=seed, max_new_tokens=24).text

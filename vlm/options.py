@@ -32,4 +32,5 @@ class RunOptions(Sampling):
     """Everything a single question may set."""
 
     max_new_tokens: int = Field(default=256, ge=1, le=16384, description="Stop after this many tokens.")
+    stop: tuple[str, ...] = Field(default=(), description="End the answer before this text; may be repeated.")
     seed: int | None = Field(default=None, ge=0, lt=2**32, description="Seed of the sampling; the host runtime only.")

@@ -147,7 +147,7 @@ class VLM:
             image_size=(spec.height, spec.width_px) if embeddings else None,
             sampling=_sampling(options),
             max_new_tokens=options.max_new_tokens,
-            stop=self.profile.stop,
+            stop=(*self.profile.stop, *options.stop),
             seed=options.seed,
         )
         with self._turn.take() as turn:

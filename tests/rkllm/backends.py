@@ -35,6 +35,7 @@ class Backend:
     question: Callable[[int], str]  # a prompt whose answer has more than five tokens, with so many images
     standin: StandIn | None = None
     opened: list[Model] = field(default_factory=list)
+    threads: set[threading.Thread] = field(default_factory=lambda: set(threading.enumerate()))  # others' models'
 
     def open(self, **options: Any) -> Model:
         model = Model(self.path, self.library, **{"tags": self.tags, "max_new_tokens": 24, **options})
@@ -75,16 +76,16 @@ def finish(backend: Backend) -> None:
     """Every model is given back, no thread stays, and no rule of the interface was broken."""
     for model in backend.opened:
         model.close()
-    assert threads_left() == []
+    assert threads_left(backend.threads) == []
     if backend.standin is not None:
         assert backend.standin.violations() == []
         assert len(backend.standin.seen("destroy")) == len(backend.opened)
 
 
-def threads_left(seconds: float = 5) -> list[threading.Thread]:
-    """The binding's threads that are still there after some time to end in."""
+def threads_left(before: set[threading.Thread], seconds: float = 5) -> list[threading.Thread]:
+    """The binding's threads that were not there before and still are, after some time to end in."""
     until = time.monotonic() + seconds
-    while left := [t for t in threading.enumerate() if t.name.startswith("rkllm-")]:
+    while left := [t for t in threading.enumerate() if t.name.startswith("rkllm-") and t not in before]:
         if time.monotonic() > until:
             break
         left[0].join(0.2)

@@ -100,7 +100,7 @@ def test_500_runs(built: Callable[[str], StandIn], tmp_path: Path, release: str)
     assert len(returned) <= runs  # those closed before they began were never handed to the runtime
     assert len(returned) == len(backend.standin.seen("run"))
     assert len({e["thread"] for e in backend.standin.seen("run")}) == 1
-    assert threads_left() == []
+    assert threads_left(backend.threads) == []
     assert (threading.active_count(), open_files()) == before
 
 

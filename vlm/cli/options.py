@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
@@ -35,7 +35,7 @@ def takes(model: type[BaseModel], into: str) -> Callable[[F], F]:
         @functools.wraps(function)
         def call(**arguments: Any) -> Any:
             values = {name: arguments.pop(name) for name in model.model_fields}
-            given = {name: value for name, value in values.items() if value is not None}
+            given = {name: value for name, value in values.items() if value not in (None, [])}
             return function(**arguments, **{into: given})
 
         call.__signature__ = signature.replace(parameters=[*own, *fields])  # type: ignore[attr-defined]
@@ -46,9 +46,12 @@ def takes(model: type[BaseModel], into: str) -> Callable[[F], F]:
 
 
 def _parameter(name: str, field: Any) -> inspect.Parameter:
-    kinds = [kind for kind in get_args(field.annotation) if kind is not type(None)] or [field.annotation]
+    if get_origin(field.annotation) is tuple:
+        kind = list[get_args(field.annotation)[0]]  # type: ignore[misc,valid-type]
+    else:
+        kind = next((kind for kind in get_args(field.annotation) if kind is not type(None)), field.annotation)
     option = typer.Option(
         f"--{name.replace('_', '-')}", help=f"{field.description}", show_default=False, rich_help_panel="Answering"
     )
-    annotation = Annotated[kinds[0] | None, option]  # type: ignore[valid-type]
+    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

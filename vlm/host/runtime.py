@@ -91,8 +91,12 @@ class HostRuntime:
         self._numbers = itertools.count(0x5A00000010, 0x10)
 
     def functions(self) -> dict[str, Callable[..., Any]]:
-        """The functions that this release has, by name."""
-        return {name: getattr(self, name) for name in self.abi.signatures}
+        """The functions that this release has and that can be had on a PC, by name.
+
+        LoRA, function tools and cross attention cannot: merge the adapter into the model, render the tools into the
+        prompt.
+        """
+        return {name: getattr(self, name) for name in self.abi.signatures if hasattr(self, name)}
 
     def set_seed(self, seed: int | None) -> None:
         """Set the seed of the runs that begin from now on, in every handle; None is the runtime's own again."""
@@ -212,23 +216,6 @@ class HostRuntime:
         """Forget the loaded prompt cache."""
         with self._idle(handle) as session:
             session.load_prompt_cache(None)
-
-    @_guarded
-    def rkllm_load_lora(self, handle: int | None, adapter: Any) -> None:
-        """Refused: the host has no LoRA."""
-        raise OptionError("rkllm_load_lora is not supported on the host; merge the adapter into the model.")
-
-    @_guarded
-    def rkllm_set_function_tools(
-        self, handle: int | None, system: bytes | None, tools: bytes | None, response: bytes | None
-    ) -> None:
-        """Refused: the host renders no tools."""
-        raise OptionError("rkllm_set_function_tools is not supported on the host; render the tools into the prompt.")
-
-    @_guarded
-    def rkllm_set_cross_attn_params(self, handle: int | None, params: Any) -> None:
-        """Refused: the host runs decoders without cross attention."""
-        raise OptionError("rkllm_set_cross_attn_params is not supported on the host.")
 
     def _say(self, line: str) -> None:
         self.messages.append(line)
