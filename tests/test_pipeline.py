@@ -396,7 +396,7 @@ class TestLoad:
     def test_a_board_directory_is_told_from_a_host_one(self, tmp_path: Path) -> None:
         place = tmp_path / "models" / "qwen2-vl-2b"
         place.mkdir(parents=True)
-        for name in ("qwen2-vl_vision_rk3588.rknn", "qwen2-vl-llm_rk3588.rkllm"):
+        for name in ("qwen2-vl_vision_rk3588.rknn", "qwen2-vl-llm_rk3588.rkllm", "config.json", "tokenizer.json"):
             (place / name).touch()
         (row,) = [row for row in vlm.models() if row.name == "qwen2-vl-2b"]
         assert (row.encoder, row.llm) == (place / "qwen2-vl_vision_rk3588.rknn", place / "qwen2-vl-llm_rk3588.rkllm")

@@ -260,6 +260,7 @@ def test_model_files_are_found_by_side_and_soc(tmp_path: Path) -> None:
         profile.find_file(tmp_path, "llm", "host")  # a directory is a model of the host's by its config.json
     for name in (
         "config.json",
+        "onnx/decoder_model_merged.onnx",
         "onnx/vision_encoder.onnx",
         "v_vision_rk3588.rknn",
         "v_vision_rk3576.rknn",

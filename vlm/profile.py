@@ -149,7 +149,7 @@ class FileKeys(_Table):
     )
     llm: tuple[Pattern, ...] = Field(
         min_length=1,
-        description='The same for the language model; on a PC a directory with config.json, "." the model directory.',
+        description='The same for the language model; on a PC a directory of ONNX files, "." the model directory.',
     )
 
 
@@ -261,8 +261,10 @@ class Profile(_Table):
 
 
 def _directory(path: Path) -> list[Path]:
-    """`path` where it is a model directory of the host runtime: every one of them has a config.json."""
-    return [path] if (path / "config.json").is_file() else []
+    """`path` where it is a model directory of the host runtime: config.json alone lies beside many a .rkllm too."""
+    decoders = ("decoder_model*.onnx", "model*.onnx")
+    there = any(any(place.glob(name)) for place in (path, path / "onnx") for name in decoders)
+    return [path] if there and (path / "config.json").is_file() else []
 
 
 def _with_soc(pattern: str, soc: str | None) -> str:
