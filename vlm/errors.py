@@ -12,6 +12,7 @@
     │   ├── ProfileError                a profile that is unknown, incomplete or wrong
     │   ├── PromptError                 a prompt that cannot be rendered safely
     │   ├── OptionError                 an option out of range or not usable here
+    │   ├── FolderError                 a folder that cannot be captioned
     │   └── ContextTooLongError         prompt, pictures and answer exceed the context
     ├── LibraryError                    librkllmrt.so                                    exit 6
     │   ├── LibraryNotFoundError        no library where we looked                       exit 61
@@ -56,6 +57,7 @@ __all__ = [
     "EncoderFileError",
     "EncoderMismatchError",
     "EncoderUnavailableError",
+    "FolderError",
     "ImageError",
     "ImageTooLargeError",
     "LibraryError",
@@ -100,6 +102,10 @@ class PromptError(RequestError):
 
 class OptionError(RequestError):
     """An option out of range, or one that this model or runtime cannot take."""
+
+
+class FolderError(RequestError):
+    """A folder that cannot be captioned: not there, not writable, in use, or with a file that is not ours in the way."""
 
 
 class ContextTooLongError(RequestError):
