@@ -18,20 +18,53 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from encoders.images import load_image
     from vlm.answer import Answer, Stream
+    from vlm.engine.configuration import EngineLimits, ModelChoice
+    from vlm.engine.engine import Engine
+    from vlm.engine.health import Health
+    from vlm.engine.messages import ImagePart, Question, TextPart, Turn
+    from vlm.engine.reply import Reply
     from vlm.errors import RkvlmError
-    from vlm.locate import ModelInfo, models
+    from vlm.locate import ModelInfo, model_name, models
     from vlm.pipeline import VLM, close, describe, load
 
 _HOMES = {
+    "load_image": "encoders.images",
     "RkvlmError": "vlm.errors",
     "ModelInfo": "vlm.locate",
-    "models": "vlm.locate",
+    **dict.fromkeys(("model_name", "models"), "vlm.locate"),
     "Answer": "vlm.answer",
     "Stream": "vlm.answer",
+    **dict.fromkeys(("EngineLimits", "ModelChoice"), "vlm.engine.configuration"),
+    "Engine": "vlm.engine.engine",
+    "Health": "vlm.engine.health",
+    **dict.fromkeys(("ImagePart", "Question", "TextPart", "Turn"), "vlm.engine.messages"),
+    "Reply": "vlm.engine.reply",
     **dict.fromkeys(("VLM", "close", "describe", "load"), "vlm.pipeline"),
 }
-__all__ = ["VLM", "Answer", "ModelInfo", "RkvlmError", "Stream", "close", "describe", "load", "models"]
+__all__ = [
+    "VLM",
+    "Answer",
+    "Engine",
+    "EngineLimits",
+    "Health",
+    "ImagePart",
+    "ModelChoice",
+    "ModelInfo",
+    "Question",
+    "Reply",
+    "RkvlmError",
+    "Stream",
+    "TextPart",
+    "Turn",
+    "close",
+    "describe",
+    "load",
+    "load_image",
+    "model_name",
+    "models",
+]
 __version__ = "0.1.0"
 
 

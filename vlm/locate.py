@@ -90,6 +90,15 @@ def models() -> list[ModelInfo]:
     return [_info(profile, _home(profile, settings)) for profile in list_profiles()]
 
 
+def model_name(model: str | Path | None = None) -> str:
+    """The name that answers of `model` bear, without opening it: a profile's name. None is as for `locate`.
+
+    Raises ProfileError when there is no such profile, OptionError when a setting is wrong.
+    """
+    settings = load_settings()
+    return _profile_of(model if model is not None else settings.model or DEFAULT_MODEL, settings)[0].name
+
+
 def _info(profile: Profile, directory: Path) -> ModelInfo:
     found: dict[str, Path | None] = {}
     for part in PARTS:
