@@ -117,7 +117,7 @@ class OptionError(RequestError):
 
 
 class FolderError(RequestError):
-    """A folder that cannot be captioned: not there, not writable, in use, or with a file that is not ours in the way."""
+    """A folder that cannot be captioned: missing, not writable, in use, or with somebody else's file in the way."""
 
 
 class ContextTooLongError(RequestError):

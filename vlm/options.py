@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+DEFAULT_PROMPT = "Describe the picture."
+
 
 class Sampling(BaseModel):
     """How the next token is chosen. The defaults are greedy: the most likely token, always.

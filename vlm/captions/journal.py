@@ -5,9 +5,9 @@ null, because the loader takes a column's type from the first lines. `text` is t
 whoever knows the convention finds the caption where it is expected; `texts` has the answers to all `prompts`, in their
 order.
 
-A picture's line is appended with one write. Of two lines about the same picture the later counts; the earlier goes, with
-those of pictures that are no more, when the file is rewritten at the end of a run, beside the old one and then put in
-its place. So at every instant the file is whole but for its last line, and that is put right at the next start.
+A picture's line is appended with one write. Of two lines about the same picture the later counts; the earlier goes,
+with those of pictures that are no more, when the file is rewritten at the end of a run, beside the old one and then put
+in its place. So at every instant the file is whole but for its last line, and that is put right at the next start.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class Journal(Generic[L]):
             return None
 
     def append(self, line: L) -> Entry:
-        """Write a picture's line; it is with the kernel when this returns. Raises FolderError, and then no part of it."""
+        """Write a picture's line; the kernel has it when this returns. Raises FolderError, and then no part of it."""
         raw = self._encoder.encode(line) + b"\n"
         try:
             _write(self._file, raw)
@@ -197,7 +197,7 @@ class Journal(Generic[L]):
         self._synced = time.monotonic()
 
     def compact(self) -> None:
-        """Leave only the lines that count, and no file where there are none; the last thing done. Raises FolderError."""
+        """Leave only lines that count, and no file where there are none; the last thing done. Raises FolderError."""
         try:
             self.sync()
             if self._dirty and self.index:
@@ -231,7 +231,7 @@ class Journal(Generic[L]):
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep a second run out of the folder for as long as this process lives. Raises FolderError where one is at work."""
+    """Keep a second run out of the folder while this process lives. Raises FolderError where one is at work."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

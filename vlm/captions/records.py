@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be done with the pictures of a folder. root: where metadata.jsonl lies; model: the name of who answers.
+    """What is to be done. root: the folder of metadata.jsonl; model: the name of who answers.
 
     options: fields of `vlm.options.RunOptions`. asked_of: what else makes the answers what they are (files of the
     user's own). force: forget what is known of these pictures. retries: how often a picture is told again, alone, after
@@ -149,7 +149,7 @@ class Records:
     def write(self, outcome: Outcome) -> None:
         """Write down what came of a picture. Raises FolderError."""
         task, found = self.task, outcome.found
-        about = {"size_bytes": found.stamp.size, "modified_ns": found.stamp.modified_ns, "model": task.model}
+        about: dict[str, Any] = {"size_bytes": found.stamp.size, "modified_ns": found.stamp.modified_ns, "model": task.model}
         about |= {"prompts": list(task.prompts), "options": task.how}
         if isinstance(outcome, Failed):
             name = label(found.name)
@@ -176,7 +176,7 @@ class Records:
         return self.task.root / f"{name if stem in self._shared_stems else stem}.txt"
 
     def _write_txt(self, name: str, text: str) -> None:
-        """Write the caption beside its picture, unless something is there that neither this run nor one before wrote."""
+        """Write the caption beside its picture, unless what is there was written by nobody here."""
         path, before = self._txt(name), self._captions.index.get(name)
         try:
             if path.exists():

@@ -5,10 +5,12 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from vlm.errors import FolderError
 
@@ -34,21 +36,23 @@ class Found(NamedTuple):
     stamp: Stamp
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Which pictures of a folder are wanted.
-
-    include, exclude: glob patterns of a file's name or of its path below the folder; an excluded folder is not entered.
-    sample: so many, drawn at random but always the same ones. shuffle: in an order that looks random but is always the
-    same, so that a run can be resumed. limit: the first so many.
+class Choice(BaseModel):
+    """Which pictures are wanted. What is drawn or mixed is so by a hash of the names: a run that goes on later draws
+    the same ones, and meets them in the same order.
     """
 
-    recursive: bool = False
-    include: Sequence[str] = ()
-    exclude: Sequence[str] = ()
-    sample: int | None = None
-    shuffle: bool = False
-    limit: int | None = None
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recursive: bool = Field(default=False, description="The folders within the folder too.")
+    include: tuple[str, ...] = Field(
+        default=(), description="Only what has a name or path like this glob; may be repeated."
+    )
+    exclude: tuple[str, ...] = Field(
+        default=(), description="No picture or folder with a name or path like this glob; may be repeated."
+    )
+    sample: int | None = Field(default=None, ge=1, description="Only so many, drawn at random.")
+    shuffle: bool = Field(default=False, description="In a mixed order.")
+    limit: int | None = Field(default=None, ge=1, description="Only the first so many.")
 
 
 def root_of(paths: Sequence[Path], out: Path | None = None) -> Path:
@@ -108,7 +112,11 @@ def _relative(place: str, name: str, root: Path) -> str:
 
 def _stamp(path: str) -> Stamp | None:
     """The stamp of a regular file; None for anything else, and for what has gone in the meantime."""
-    return Stamp.of(os.stat(path)) if os.path.isfile(path) else None
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return Stamp.of(status) if stat.S_ISREG(status.st_mode) else None
 
 
 def _wanted(name: str, choice: Choice) -> bool:

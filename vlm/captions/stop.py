@@ -12,7 +12,7 @@ from types import FrameType
 class Stop:
     """Whether to stop. Both are wishes that the run looks at between two pictures, so that nothing is cut in two.
 
-    asked: finish what is being told; set by the first Ctrl-C, and by SIGTERM. at_once: not even that; set by the second.
+    asked: finish what is being told; set by the first Ctrl-C or SIGTERM. at_once: not even that; by the second.
     """
 
     def __init__(self) -> None:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol
 
 from vlm import Answer, ImagePart, Question, TextPart, Turn
-from vlm.captions.record import ERRORS, METADATA, Caption, Entry, Failure, Journal, asked, locked, now, write_beside
+from vlm.captions.journal import METADATA, locked
+from vlm.captions.records import Failed, Outcome, Records, Result, Task, Told, label
 from vlm.captions.scan import Found, Stamp
 from vlm.captions.stop import Stop
 from vlm.errors import (
@@ -25,7 +24,6 @@ from vlm.errors import (
     EngineCrashedError,
     EngineDeadlineError,
     EngineQueueFullError,
-    FolderError,
     ImageError,
     RkvlmError,
     RunError,
@@ -54,25 +52,37 @@ class Telling(Protocol):
     """An answer as it is told: `vlm.Reply`, or that of a service."""
 
     @property
-    def position(self) -> int | None: ...
+    def position(self) -> int | None:
+        """Place in line; 0 is being worked on, None is over."""
+
     @property
-    def answer(self) -> Answer: ...
+    def answer(self) -> Answer:
+        """The whole answer, once it is over."""
+
     def __iter__(self) -> Iterator[str]: ...
-    def close(self) -> None: ...
+
+    def close(self) -> None:
+        """Cancel; after the end it does nothing."""
 
 
 class Asker(Protocol):
     """Who answers: `vlm.Engine`, or a service."""
 
-    def ask(self, question: Question) -> Telling: ...
+    def ask(self, question: Question) -> Telling:
+        """Ask; what ends the answer is raised by iterating over it. Raises EngineError."""
 
 
 class Watcher(Protocol):
     """Who is told how it goes; called from one thread."""
 
-    def begin(self, pictures: int, done: int, failed: int) -> None: ...
-    def settled(self, outcome: Outcome) -> None: ...
-    def at_work(self, names: Sequence[str]) -> None: ...
+    def begin(self, pictures: int, done: int, failed: int) -> None:
+        """So many pictures there are, so many of them are over, and `failed` of those have no caption."""
+
+    def settled(self, outcome: Outcome) -> None:
+        """One more is over, and written down."""
+
+    def at_work(self, names: Sequence[str]) -> None:
+        """These are under way; called a few times a second."""
 
 
 def caption(

@@ -9,7 +9,7 @@ import sys
 import typer
 
 from vlm import __version__
-from vlm.cli import bench, chat, describe, models
+from vlm.cli import bench, caption, chat, describe, models
 from vlm.errors import RkvlmError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command("describe")(describe.describe)
 app.command("chat")(chat.chat)
+app.command("caption")(caption.caption)
 app.command("models")(models.models)
 app.add_typer(bench.app, name="bench")
 

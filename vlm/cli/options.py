@@ -24,13 +24,16 @@ Library = Annotated[str | None, typer.Option("--library", help="librkllmrt.so, o
 Release = Annotated[str | None, typer.Option("--release", help="Release of the RKLLM runtime, if it cannot be read.")]
 
 
-def takes(model: type[BaseModel], into: str) -> Callable[[F], F]:
-    """Give a command one option for each field of `model`; those given arrive as a dict in the parameter `into`."""
+def takes(model: type[BaseModel], into: str, panel: str = "Answering") -> Callable[[F], F]:
+    """Give a command one option for each field of `model`; those given arrive as a dict in the parameter `into`.
+
+    panel: the heading that --help lists them under.
+    """
 
     def wrap(function: F) -> F:
         signature = inspect.signature(function, eval_str=True)
         own = [parameter for name, parameter in signature.parameters.items() if name != into]
-        fields = [_parameter(name, field) for name, field in model.model_fields.items()]
+        fields = [_parameter(name, field, panel) for name, field in model.model_fields.items()]
 
         @functools.wraps(function)
         def call(**arguments: Any) -> Any:
@@ -45,13 +48,13 @@ def takes(model: type[BaseModel], into: str) -> Callable[[F], F]:
     return wrap
 
 
-def _parameter(name: str, field: Any) -> inspect.Parameter:
+def _parameter(name: str, field: Any, panel: str) -> inspect.Parameter:
     if get_origin(field.annotation) is tuple:
         kind = list[get_args(field.annotation)[0]]  # type: ignore[misc,valid-type]
     else:
         kind = next((kind for kind in get_args(field.annotation) if kind is not type(None)), field.annotation)
     option = typer.Option(
-        f"--{name.replace('_', '-')}", help=f"{field.description}", show_default=False, rich_help_panel="Answering"
+        f"--{name.replace('_', '-')}", help=f"{field.description}", show_default=False, rich_help_panel=panel
     )
     annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

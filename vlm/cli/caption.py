@@ -1,0 +1,142 @@
+"""`vlm caption`: a folder of pictures, captioned."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from vlm.captions.scan import Choice
+from vlm.cli.options import Encoder, Library, Llm, Model, Release, takes
+from vlm.cli.terminal import say
+from vlm.errors import OptionError
+from vlm.options import DEFAULT_PROMPT, RunOptions
+
+if TYPE_CHECKING:
+    from vlm import Engine, EngineLimits, ModelChoice
+    from vlm.captions.progress import Progress
+
+FAILED, MOST = 100, 25
+"""One failed picture is exit code 101, and 25 or more are 125: what lies above belongs to shells and signals."""
+
+INTERRUPTED = 130
+
+
+@takes(Choice, into="choice", panel="Which pictures")
+@takes(RunOptions, into="options")
+def caption(
+    paths: Annotated[list[Path], typer.Argument(metavar="DIR|FILE...", help="A folder, or pictures, or both.")],
+    *,
+    prompt: Annotated[list[str] | None, typer.Option(help="The question; several are asked one by one.")] = None,
+    prompt_file: Annotated[list[Path] | None, typer.Option(help="A text file that holds a question.")] = None,
+    model: Model = None,
+    encoder: Encoder = None,
+    llm: Llm = None,
+    library: Library = None,
+    release: Release = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for metadata.jsonl, above all the pictures.")] = None,
+    txt: Annotated[bool, typer.Option("--txt", help="Also a .txt beside each picture.")] = False,
+    gallery: Annotated[Path | None, typer.Option(help="Also pages to look at and search, in this folder.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Tell all again, told before or not.")] = False,
+    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Try again what failed before.")] = False,
+    retries: Annotated[int, typer.Option(min=0, help="Further attempts where the model crashed.")] = 1,
+    deadline: Annotated[float, typer.Option(min=1, help="Seconds for an answer, then the model is restarted.")] = 300,
+    memory: Annotated[
+        int | None, typer.Option(min=1, help="MiB at which the model is restarted; 3/4 of the machine's if not set.")
+    ] = None,
+    choice: dict[str, Any],
+    options: dict[str, Any],
+) -> None:
+    """Caption the pictures of a folder. Interrupted at any instant and started again, it goes on where it was.
+
+    Captions go to metadata.jsonl in the folder (Hugging Face imagefolder), failures to errors.jsonl. Ctrl-C finishes
+    the pictures under way, twice stops at once. Exit code: 0; 100 and the number of pictures without a caption, 125
+    being 25 or more; 130 after Ctrl-C.
+    """
+    import vlm
+    from vlm.captions.gallery import check_place, write_gallery
+    from vlm.captions.progress import Progress, summary
+    from vlm.captions.records import Task
+    from vlm.captions.scan import find_pictures, root_of
+    from vlm.captions.stop import Stop
+    from vlm.captions.work import caption as run
+
+    root = root_of(paths, out)
+    if gallery is not None:
+        check_place(gallery, root)
+    task = Task(
+        root=root,
+        pictures=find_pictures(paths, root, _checked(choice)),
+        model=vlm.model_name(model),
+        prompts=_prompts(prompt or (), prompt_file or ()),
+        options=options,
+        asked_of={name: os.path.basename(path) for name, path in (("encoder", encoder), ("llm", llm)) if path},
+        force=force,
+        retry_errors=retry_errors,
+        txt=txt,
+        retries=retries,
+    )
+    limits = vlm.EngineLimits(deadline_s=deadline, rss_bytes=memory << 20 if memory else _most_memory())
+    chosen = vlm.ModelChoice(model=model, encoder=encoder, llm=llm, library=library, release=release, options=options)
+    stop = Stop()
+    try:
+        with Progress() as progress:
+            result = run(task, lambda: _engine(chosen, limits, task.model, progress), progress, stop)
+            if gallery is not None:
+                progress.say(f"writing the gallery in {gallery}")
+                write_gallery(gallery, root)
+    except KeyboardInterrupt:
+        say("vlm: stopped; the same command goes on where this was.")
+        raise typer.Exit(INTERRUPTED) from None
+    _print(summary(result))
+    if stop.asked.is_set():
+        raise typer.Exit(INTERRUPTED)
+    if failed := result.failed.total():
+        raise typer.Exit(FAILED + min(failed, MOST))
+
+
+@contextmanager
+def _engine(choice: ModelChoice, limits: EngineLimits, name: str, progress: Progress) -> Iterator[Engine]:
+    """The model in its own process, ready."""
+    import vlm
+
+    with vlm.Engine(choice, limits) as engine:
+        progress.say(f"opening the model {name}")
+        engine.wait_ready()
+        yield engine
+
+
+def _checked(choice: dict[str, Any]) -> Choice:
+    try:
+        return Choice(**choice)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        raise OptionError(f"Option --{first['loc'][0]}: {first['msg']}; got {first['input']!r}.") from exc
+
+
+def _prompts(given: Sequence[str], files: Sequence[Path]) -> tuple[str, ...]:
+    """The questions, those from files last; a description if there are none. Raises OptionError."""
+    prompts = list(given)
+    for path in files:
+        try:
+            prompts.append(path.read_text("utf-8").strip())
+        except (OSError, UnicodeDecodeError) as exc:
+            raise OptionError(f"--prompt-file {str(path)!r} cannot be read as UTF-8 text: {exc}.") from exc
+    if not all(prompts):
+        raise OptionError("A prompt is empty; give a question, or leave it out for a description.")
+    return tuple(prompts) or (DEFAULT_PROMPT,)
+
+
+def _most_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
+
+
+def _print(table: object) -> None:
+    from rich.console import Console
+
+    Console().print(table)
