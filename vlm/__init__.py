@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vlm.errors import RkvlmError
     from vlm.locate import ModelInfo, models
     from vlm.pipeline import VLM, close, describe, load
+    from vlm.turns import core_plan
 
 _HOMES = {
     "RkvlmError": "vlm.errors",
@@ -29,9 +30,10 @@ _HOMES = {
     "models": "vlm.locate",
     "Answer": "vlm.answer",
     "Stream": "vlm.answer",
+    "core_plan": "vlm.turns",
     **dict.fromkeys(("VLM", "close", "describe", "load"), "vlm.pipeline"),
 }
-__all__ = ["VLM", "Answer", "ModelInfo", "RkvlmError", "Stream", "close", "describe", "load", "models"]
+__all__ = ["VLM", "Answer", "ModelInfo", "RkvlmError", "Stream", "close", "core_plan", "describe", "load", "models"]
 __version__ = "0.1.0"
 
 

@@ -12,6 +12,7 @@
     │   ├── ProfileError                a profile that is unknown, incomplete or wrong
     │   ├── PromptError                 a prompt that cannot be rendered safely
     │   ├── OptionError                 an option out of range or not usable here
+    │   ├── CorePlanError               NPU cores that the SoC or the model does not have, or that are shared
     │   └── ContextTooLongError         prompt, pictures and answer exceed the context
     ├── LibraryError                    librkllmrt.so                                    exit 6
     │   ├── LibraryNotFoundError        no library where we looked                       exit 61
@@ -30,7 +31,10 @@
     │   ├── RunTimeoutError             a run did not come back
     │   ├── ModelBusyError              a second run on a handle
     │   └── ModelClosedError            used after close()
-    └── NotSupportedByRuntime           this release has no such function                exit 8
+    ├── NotSupportedByRuntime           this release has no such function                exit 8
+    └── NPUError                        whose turn it is on the NPU                      exit 10
+        ├── NPUBusyError                another process holds it, and nobody was to wait
+        └── NPULockError                the files that say who holds it cannot be used
 
 Surfaces take the exit code and the HTTP status from the class, never from the text.
 """
@@ -50,6 +54,7 @@ from encoders.errors import (
 
 __all__ = [
     "ContextTooLongError",
+    "CorePlanError",
     "DriverTooOldError",
     "EmbeddingError",
     "EncoderError",
@@ -68,6 +73,9 @@ __all__ = [
     "ModelError",
     "ModelFileError",
     "ModelLoadError",
+    "NPUBusyError",
+    "NPUError",
+    "NPULockError",
     "NPUMemoryError",
     "NotSupportedByRuntime",
     "OptionError",
@@ -100,6 +108,10 @@ class PromptError(RequestError):
 
 class OptionError(RequestError):
     """An option out of range, or one that this model or runtime cannot take."""
+
+
+class CorePlanError(RequestError):
+    """NPU cores that this SoC does not have, that the model was not converted for, or that two would have to share."""
 
 
 class ContextTooLongError(RequestError):
@@ -202,3 +214,20 @@ class NotSupportedByRuntime(RkvlmError):
         advice = f"it needs {first} or newer" if first else "no release known to rkvlm has it"
         super().__init__(f"{what} is not supported by RKLLM runtime {release}; {advice}.")
         self.what, self.release, self.first = what, release, first
+
+
+class NPUError(RkvlmError):
+    """Whose turn it is on the NPU cannot be settled."""
+
+    exit_code = 10
+    http_status = 503
+
+
+class NPUBusyError(NPUError):
+    """Another process holds the NPU, and waiting was not wanted; the message names it."""
+
+
+class NPULockError(NPUError):
+    """The files that say who holds the NPU cannot be made or opened."""
+
+    http_status = 500
