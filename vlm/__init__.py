@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vlm.errors import RkvlmError
     from vlm.locate import ModelInfo, model_name, models
     from vlm.pipeline import VLM, close, describe, load
+    from vlm.turns import core_plan
 
 _HOMES = {
     "load_image": "encoders.images",
@@ -41,6 +42,7 @@ _HOMES = {
     "Health": "vlm.engine.health",
     **dict.fromkeys(("ImagePart", "Question", "TextPart", "Turn"), "vlm.engine.messages"),
     "Reply": "vlm.engine.reply",
+    "core_plan": "vlm.turns",
     **dict.fromkeys(("VLM", "close", "describe", "load"), "vlm.pipeline"),
 }
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "TextPart",
     "Turn",
     "close",
+    "core_plan",
     "describe",
     "load",
     "load_image",

@@ -13,6 +13,7 @@
     │   ├── PromptError                 a prompt that cannot be rendered safely
     │   ├── OptionError                 an option out of range or not usable here
     │   ├── FolderError                 a folder that cannot be captioned
+    │   ├── CorePlanError               NPU cores that the SoC or the model does not have, or that are shared
     │   └── ContextTooLongError         prompt, pictures and answer exceed the context
     ├── LibraryError                    librkllmrt.so                                    exit 6
     │   ├── LibraryNotFoundError        no library where we looked                       exit 61
@@ -32,12 +33,15 @@
     │   ├── ModelBusyError              a second run on a handle
     │   └── ModelClosedError            used after close()
     ├── NotSupportedByRuntime           this release has no such function                exit 8
-    └── EngineError                     the model's own process                          exit 9
-        ├── EngineQueueFullError        too many questions wait
-        ├── EngineCrashedError          the process ended in the middle of an answer
-        ├── EngineDeadlineError         an answer took longer than it may
-        ├── EngineFailedError           the process cannot be started, or cannot be ended
-        └── EngineStoppingError         the engine is being closed
+    ├── EngineError                     the model's own process                          exit 9
+    │   ├── EngineQueueFullError        too many questions wait
+    │   ├── EngineCrashedError          the process ended in the middle of an answer
+    │   ├── EngineDeadlineError         an answer took longer than it may
+    │   ├── EngineFailedError           the process cannot be started, or cannot be ended
+    │   └── EngineStoppingError         the engine is being closed
+    └── NPUError                        whose turn it is on the NPU                      exit 10
+        ├── NPUBusyError                another process holds it, and nobody was to wait
+        └── NPULockError                the files that say who holds it cannot be used
 
 Surfaces take the exit code and the HTTP status from the class, never from the text.
 """
@@ -57,6 +61,7 @@ from encoders.errors import (
 
 __all__ = [
     "ContextTooLongError",
+    "CorePlanError",
     "DriverTooOldError",
     "EmbeddingError",
     "EncoderError",
@@ -82,6 +87,9 @@ __all__ = [
     "ModelError",
     "ModelFileError",
     "ModelLoadError",
+    "NPUBusyError",
+    "NPUError",
+    "NPULockError",
     "NPUMemoryError",
     "NotSupportedByRuntime",
     "OptionError",
@@ -118,6 +126,10 @@ class OptionError(RequestError):
 
 class FolderError(RequestError):
     """A folder that cannot be captioned: missing, not writable, in use, or with somebody else's file in the way."""
+
+
+class CorePlanError(RequestError):
+    """NPU cores that this SoC does not have, that the model was not converted for, or that two would have to share."""
 
 
 class ContextTooLongError(RequestError):
@@ -253,3 +265,20 @@ class EngineFailedError(EngineError):
 
 class EngineStoppingError(EngineError):
     """The engine is being closed and takes no more questions."""
+
+
+class NPUError(RkvlmError):
+    """Whose turn it is on the NPU cannot be settled."""
+
+    exit_code = 10
+    http_status = 503
+
+
+class NPUBusyError(NPUError):
+    """Another process holds the NPU, and waiting was not wanted; the message names it."""
+
+
+class NPULockError(NPUError):
+    """The files that say who holds the NPU cannot be made or opened."""
+
+    http_status = 500

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from vlm.errors import OptionError
+from vlm.options import NpuOptions
+from vlm.pace import Pace
 
 
-class Settings(BaseSettings):
+class Settings(NpuOptions, BaseSettings):
     """Settings read from the environment; a call's own arguments and the command line's options win over them."""
 
     model_config = SettingsConfigDict(env_prefix="VLM_", frozen=True, extra="ignore")
@@ -34,6 +36,13 @@ class Settings(BaseSettings):
         default=64 << 20, ge=0, description="Memory for embeddings of pictures asked about before."
     )
     threads: int | None = Field(default=None, ge=1, description="Threads of ONNX Runtime; all cores when not set.")
+    lock_dir: Path | None = Field(
+        default=None, description="Where the files lie that say who holds the NPU; /run/lock or /tmp when not set."
+    )
+    soc: str | None = Field(
+        default=None, description="The SoC to take this machine for, where its device tree does not say one."
+    )
+    pace: Pace | None = Field(default=None, description="A board's speed for a PC to keep to: JSON of vlm.pace.Pace.")
 
 
 def load_settings() -> Settings:
@@ -42,5 +51,8 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as exc:
         first = exc.errors()[0]
-        name = "VLM_" + "_".join(str(part) for part in first["loc"]).upper()
-        raise OptionError(f"{name}: {first['msg']}; got {first['input']!r}.") from exc
+        name, *within = (str(part) for part in first["loc"])
+        place = f"VLM_{name.upper()}{''.join(f', {part}' for part in within)}"
+        raise OptionError(f"{place}: {first['msg']}; got {first['input']!r}.") from exc
+    except SettingsError as exc:  # not the JSON that it has to be
+        raise OptionError(f"VLM_PACE: expected JSON; {exc.__cause__ or exc}.") from exc

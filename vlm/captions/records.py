@@ -149,7 +149,11 @@ class Records:
     def write(self, outcome: Outcome) -> None:
         """Write down what came of a picture. Raises FolderError."""
         task, found = self.task, outcome.found
-        about: dict[str, Any] = {"size_bytes": found.stamp.size, "modified_ns": found.stamp.modified_ns, "model": task.model}
+        about: dict[str, Any] = {
+            "size_bytes": found.stamp.size,
+            "modified_ns": found.stamp.modified_ns,
+            "model": task.model,
+        }
         about |= {"prompts": list(task.prompts), "options": task.how}
         if isinstance(outcome, Failed):
             name = label(found.name)

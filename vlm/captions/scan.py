@@ -41,7 +41,7 @@ class Choice(BaseModel):
     the same ones, and meets them in the same order.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", title="Which pictures")
 
     recursive: bool = Field(default=False, description="The folders within the folder too.")
     include: tuple[str, ...] = Field(

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from vlm.captions.scan import Choice
 from vlm.cli.options import Encoder, Library, Llm, Model, Release, takes
 from vlm.cli.terminal import say
 from vlm.errors import OptionError
-from vlm.options import DEFAULT_PROMPT, RunOptions
+from vlm.options import DEFAULT_PROMPT, NpuOptions, RunOptions, checked
 
 if TYPE_CHECKING:
     from vlm import Engine, EngineLimits, ModelChoice
@@ -27,8 +26,9 @@ FAILED, MOST = 100, 25
 INTERRUPTED = 130
 
 
-@takes(Choice, into="choice", panel="Which pictures")
+@takes(Choice, into="choice")
 @takes(RunOptions, into="options")
+@takes(NpuOptions, into="cores")
 def caption(
     paths: Annotated[list[Path], typer.Argument(metavar="DIR|FILE...", help="A folder, or pictures, or both.")],
     *,
@@ -51,6 +51,7 @@ def caption(
     ] = None,
     choice: dict[str, Any],
     options: dict[str, Any],
+    cores: dict[str, Any],
 ) -> None:
     """Caption the pictures of a folder. Interrupted at any instant and started again, it goes on where it was.
 
@@ -71,7 +72,7 @@ def caption(
         check_place(gallery, root)
     task = Task(
         root=root,
-        pictures=find_pictures(paths, root, _checked(choice)),
+        pictures=find_pictures(paths, root, checked(Choice, choice)),
         model=vlm.model_name(model),
         prompts=_prompts(prompt or (), prompt_file or ()),
         options=options,
@@ -82,7 +83,9 @@ def caption(
         retries=retries,
     )
     limits = vlm.EngineLimits(deadline_s=deadline, rss_bytes=memory << 20 if memory else _most_memory())
-    chosen = vlm.ModelChoice(model=model, encoder=encoder, llm=llm, library=library, release=release, options=options)
+    chosen = vlm.ModelChoice(
+        model=model, encoder=encoder, llm=llm, library=library, release=release, options={**options, **cores}
+    )
     stop = Stop()
     try:
         with Progress() as progress:
@@ -109,14 +112,6 @@ def _engine(choice: ModelChoice, limits: EngineLimits, name: str, progress: Prog
         progress.say(f"opening the model {name}")
         engine.wait_ready()
         yield engine
-
-
-def _checked(choice: dict[str, Any]) -> Choice:
-    try:
-        return Choice(**choice)
-    except ValidationError as exc:
-        first = exc.errors()[0]
-        raise OptionError(f"Option --{first['loc'][0]}: {first['msg']}; got {first['input']!r}.") from exc
 
 
 def _prompts(given: Sequence[str], files: Sequence[Path]) -> tuple[str, ...]:
