@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ class Task:
     """What is to be done. root: the folder of metadata.jsonl; model: the name of who answers.
 
     options: fields of `vlm.options.RunOptions`. asked_of: what else makes the answers what they are (files of the
-    user's own). force: forget what is known of these pictures. retries: how often a picture is told again, alone, after
+    user's own). force: tell those too that have been. retries: how often a picture is told again, alone, after
     the model's process has ended under it.
     """
 
@@ -95,7 +95,7 @@ class Records:
         self.task, self.result = task, Result(pictures=len(task.pictures))
         self._asked = asked(task.model, task.prompts, task.how)
         self._known: dict[str, Entry] = {}
-        self._nameless: set[str] = set()
+        self._nameless = {label(name) for name, _ in task.pictures if label(name) != name}
         stems = Counter(os.path.splitext(found.name)[0] for found in task.pictures)
         self._shared_stems = {stem for stem, count in stems.items() if count > 1}
         with ExitStack() as opened:
@@ -135,12 +135,6 @@ class Records:
             else:
                 yield found
 
-    def forget(self, pictures: Iterable[Found]) -> None:
-        """Drop what is known about the pictures."""
-        for found in pictures:
-            self._captions.forget(found.name)
-            self._failures.forget(label(found.name))
-
     def texts_of(self, content_hash: str) -> list[str] | None:
         """The answers to the same prompts about a picture of the same content, if there are any."""
         entry = self._known.get(content_hash)
@@ -157,8 +151,6 @@ class Records:
         about |= {"prompts": list(task.prompts), "options": task.how}
         if isinstance(outcome, Failed):
             name = label(found.name)
-            if name != found.name:
-                self._nameless.add(name)
             kind, message = type(outcome.error).__name__, str(outcome.error)
             self._failures.append(Failure(file_name=name, error=kind, message=message, failed_at=now(), **about))
             self._captions.forget(found.name)
@@ -193,7 +185,7 @@ class Records:
         except OSError as exc:
             raise FolderError(f"{str(path)!r} cannot be written: {exc.strerror}.") from exc
 
-    def finish(self, seconds: float) -> None:
+    def finish(self) -> None:
         """Leave the files as the loader wants them: only pictures that are there, and each once."""
         root, result = self.task.root, self.result
         for name in [name for name in self._captions.index if not (root / name).exists()]:
@@ -206,7 +198,6 @@ class Records:
             if entry is not None:
                 result.failed[self._failures.read(entry).error] += 1
         self._failures.compact()
-        result.seconds = seconds
         result.left = result.pictures - result.done_before - result.told - result.reused - result.failed.total()
 
     def _is_there(self, name: str) -> bool:

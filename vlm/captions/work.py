@@ -101,15 +101,14 @@ def caption(
         opened.callback(records.close)
         work = list(records.to_do())
         watcher.begin(len(task.pictures), len(task.pictures) - len(work), len(records.failed_before))
-        began = time.monotonic()
         try:
             if work:
                 with open_asker() as asker, stop.listening():
-                    if task.force or task.retry_errors:
-                        records.forget(work)
+                    began = time.monotonic()
                     _Run(task, records, asker, watcher, stop).over(work)
+                    records.result.seconds = time.monotonic() - began
         finally:
-            records.finish(time.monotonic() - began)
+            records.finish()
         return records.result
 
 

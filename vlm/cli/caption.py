@@ -122,7 +122,7 @@ def _prompts(given: Sequence[str], files: Sequence[Path]) -> tuple[str, ...]:
             prompts.append(path.read_text("utf-8").strip())
         except (OSError, UnicodeDecodeError) as exc:
             raise OptionError(f"--prompt-file {str(path)!r} cannot be read as UTF-8 text: {exc}.") from exc
-    if not all(prompts):
+    if not all(prompt.strip() for prompt in prompts):
         raise OptionError("A prompt is empty; give a question, or leave it out for a description.")
     return tuple(prompts) or (DEFAULT_PROMPT,)
 
