@@ -64,7 +64,7 @@ class Progress:
         self._told += 1
         if isinstance(outcome, Failed):
             self._failed += 1
-            self.say(f"no caption: {printable(str(outcome.error))}")
+            self.say(printable(f"{outcome.found.name}: {outcome.error}"))
         else:
             self._tokens += outcome.tokens
         self._show()
@@ -75,6 +75,12 @@ class Progress:
             self._began = time.monotonic()
         self._names = names
         self._show()
+
+    def page(self, number: int, pages: int) -> None:
+        """A page of the gallery is written."""
+        if number == pages or time.monotonic() - self._said >= self._line_s:
+            self._said = time.monotonic()
+            self.say(f"the gallery has {number} of {pages} pages")
 
     def _show(self) -> None:
         name = printable(self._names[0]) if self._names else ""

@@ -151,7 +151,7 @@ class Records:
         about |= {"prompts": list(task.prompts), "options": task.how}
         if isinstance(outcome, Failed):
             name = label(found.name)
-            kind, message = type(outcome.error).__name__, str(outcome.error)
+            kind, message = type(outcome.error).__name__, str(outcome.error).removeprefix("the given bytes: ")
             self._failures.append(Failure(file_name=name, error=kind, message=message, failed_at=now(), **about))
             self._captions.forget(found.name)
             return

@@ -91,8 +91,8 @@ def caption(
         with Progress() as progress:
             result = run(task, lambda: _engine(chosen, limits, task.model, progress), progress, stop)
             if gallery is not None:
-                progress.say(f"writing the gallery in {gallery}")
-                write_gallery(gallery, root)
+                for page, pages in write_gallery(gallery, root):
+                    progress.page(page, pages)
     except KeyboardInterrupt:
         say("vlm: stopped; the same command goes on where this was.")
         raise typer.Exit(INTERRUPTED) from None
