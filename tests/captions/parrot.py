@@ -55,7 +55,7 @@ class Spoken:
     def answer(self) -> Answer:
         return Answer(
             said(self._data, self._prompt), "parrot", "stop", encode_ms=None, ttft_ms=None, prompt_tokens=None,
-            tokens=None, tokens_per_second=None,
+            tokens=None, tokens_per_second=None, queue_ms=0.0,
         )  # fmt: skip
 
     def close(self) -> None:

@@ -253,6 +253,11 @@ class _Run:
             try:
                 for _ in telling:
                     pass
+            except EngineDeadlineError:
+                if telling.answer.queue_ms is None:
+                    continue  # it waited all the time, while the model's process was replaced: nobody looked at it
+                raise
+            else:
                 return None if telling.answer.finish_reason == "abort" else telling.answer
             finally:
                 telling.close()

@@ -82,7 +82,9 @@ def caption(
         txt=txt,
         retries=retries,
     )
-    limits = vlm.EngineLimits(deadline_s=deadline, rss_bytes=memory << 20 if memory else _most_memory())
+    limits = vlm.EngineLimits(
+        deadline_s=deadline, abort_s=min(10, deadline), rss_bytes=memory << 20 if memory else _most_memory()
+    )
     chosen = vlm.ModelChoice(
         model=model, encoder=encoder, llm=llm, library=library, release=release, options={**options, **cores}
     )
