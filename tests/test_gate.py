@@ -273,13 +273,17 @@ def test_a_process_with_run_after_run_lets_others_in(processes: Processes, tmp_p
     busy = processes.start("again")
     assert busy.stdout is not None
     assert busy.stdout.readline() == "began\n"
-    way = Gate(tmp_path)
-    for _ in range(20):
+    way, counter, waited = Gate(tmp_path), tmp_path / "turns", []
+    for _ in range(15):
+        while not counter.exists() or not counter.read_text():
+            time.sleep(0.001)
+        before = int(counter.read_text())
         with way.take(CORES):
-            assert busy.poll() is None
-    told, _ = busy.communicate("x", timeout=PATIENCE_S)
-    print(f"20 turns beside {told.strip()} of a process that never pauses")
-    assert int(told) >= 19, "the other had its turns in between"
+            waited.append(int(counter.read_text()) - before)
+        time.sleep(0.02)
+    assert busy.poll() is None
+    print(f"turns that a process without a pause had before each of ours: {sorted(waited)}")
+    assert sorted(waited)[7] <= 10, "most of our turns came soon"
 
 
 def test_waiting_for_another_process_can_be_ended(tmp_path: Path) -> None:
