@@ -137,7 +137,7 @@ class Plan:
                 )
             origins = {**self.origins, "llm_cores": "the runtime's log"}
             plan = replace(self, llm=_first_cores(self.soc, converted_for, "the runtime"), origins=origins)
-        if plan.overlap and plan.llm is None:
+        if plan.overlap and plan.encoder and plan.llm is None:
             raise CorePlanError(
                 "overlap needs to know how many NPU cores the model was converted for, and this release of the runtime "
                 "does not say. Set llm_cores, or leave overlap out."
@@ -199,9 +199,10 @@ def _encoder_cores(soc: Soc, text: str | None, origin: str) -> tuple[int, ...]:
         return soc.cores
     cores = tuple(int(core) for core in text.split(","))
     if cores not in soc.core_sets:
-        known = " or ".join(",".join(map(str, known)) for known in soc.core_sets)
+        *some, last = (",".join(map(str, known)) for known in soc.core_sets)
+        known = f"{', '.join(some)} or {last}" if some else last
         raise CorePlanError(
-            f"encoder_cores is {text} ({origin}), and {soc.name} has {known}. Set one of them, or auto for all."
+            f"encoder_cores is {text} ({origin}), and on {soc.name} it may be {known}. Set that, or auto for all."
         )
     return cores
 
