@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vlm.gate import Gate, Hold, gate
-from vlm.locate import DEFAULT_MODEL, Parts, profile_of
+from vlm.locate import Parts, find_profile
 from vlm.lockfiles import lock_dir
 from vlm.npu import Plan, Soc, choose_soc, make_plan
 from vlm.options import CoreOptions, NpuOptions, checked
@@ -76,7 +76,7 @@ def core_plan(model: str | None = None, *, soc: str | None = None, **words: Any)
     """
     settings = load_settings()
     said = checked(NpuOptions, words)
-    profile, _ = profile_of(model or settings.model or DEFAULT_MODEL, settings)
+    profile, _ = find_profile(model, settings)
     here = choose_soc(settings.soc)
     chosen = choose_soc(soc, elsewhere=True) if soc else here
     if chosen is None:
