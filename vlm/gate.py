@@ -53,12 +53,15 @@ class Hold:
 
     def release(self) -> None:
         """Give the cores back, from any thread. May be called twice; a forked child has nothing to give back."""
-        if self.pid != os.getpid() or self not in self._line:
+        if self.pid != os.getpid():
+            return
+        try:
+            self._line.remove(self)
+        except ValueError:
             return
         try:
             unlock(self.files)
         finally:
-            self._line.remove(self)
             for other in tuple(self._line):
                 other.woken.put(None)
 

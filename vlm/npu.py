@@ -137,7 +137,7 @@ class Plan:
                 )
             origins = {**self.origins, "llm_cores": "the runtime's log"}
             plan = replace(self, llm=_first_cores(self.soc, converted_for, "the runtime"), origins=origins)
-        if plan.overlap and plan.llm is None:
+        if plan.overlap and plan.encoder and plan.llm is None:
             raise CorePlanError(
                 "overlap needs to know how many NPU cores the model was converted for, and this release of the runtime "
                 "does not say. Set llm_cores, or leave overlap out."
@@ -145,13 +145,13 @@ class Plan:
         return _checked(plan)
 
     def report(self) -> dict[str, Any]:
-        """The plan as plain data: the names of the options and what they are, and why."""
+        """The plan as plain data, in the words of the options: which cores the encoder has, how many the model has."""
         return {
             "soc": self.soc.name,
             "npu_cores": self.soc.npu_cores,
             "encoder_cores": list(self.encoder),
             "core_mask": self.core_mask,
-            "llm_cores": None if self.llm is None else list(self.llm),
+            "llm_cores": None if self.llm is None else len(self.llm),
             "overlap": self.overlap,
             "why": self.why,
             "llm_domain": self.soc.llm_domain,
@@ -199,9 +199,10 @@ def _encoder_cores(soc: Soc, text: str | None, origin: str) -> tuple[int, ...]:
         return soc.cores
     cores = tuple(int(core) for core in text.split(","))
     if cores not in soc.core_sets:
-        known = " or ".join(",".join(map(str, known)) for known in soc.core_sets)
+        *some, last = (",".join(map(str, known)) for known in soc.core_sets)
+        known = f"{', '.join(some)} or {last}" if some else last
         raise CorePlanError(
-            f"encoder_cores is {text} ({origin}), and {soc.name} has {known}. Set one of them, or auto for all."
+            f"encoder_cores is {text} ({origin}), and on {soc.name} it may be {known}. Set that, or auto for all."
         )
     return cores
 
