@@ -261,8 +261,8 @@ class Supervisor:
             return False
         with self.lock:
             self.last_error = text if why is Why.REFUSED else f"The model's process {text}."
-            self.restarts += 1
             if why is Why.RECYCLED:
+                self.restarts += 1
                 self.recycled += 1
                 return True
             self._in_a_row += 1
@@ -274,7 +274,11 @@ class Supervisor:
                 to_error(self._refusal) if self._refusal else EngineFailedError(f"The model's process {text}{tries}.")
             )
             return False
-        return not self._wait(lambda: self._stop_at is not None, self._limits.pause_s(self._in_a_row))
+        if self._wait(lambda: self._stop_at is not None, self._limits.pause_s(self._in_a_row)):
+            return False
+        with self.lock:
+            self.restarts += 1
+        return True
 
     def _crashed(self, text: str) -> RkvlmError:
         return EngineCrashedError(
