@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from engine_rig import answers_again, question, told, wait_until
+from engine_rig import DEAF, answers_again, question, told, wait_until
 
 import vlm
 from vlm.errors import EngineCrashedError, EngineDeadlineError
@@ -93,7 +93,7 @@ def test_closing_after_the_end_changes_nothing(standin: Start) -> None:
 def test_a_run_that_does_not_end_costs_the_process(standin: Start) -> None:
     engine = standin(abort_s=0.3)
     pid = engine.health().pid
-    stuck = engine.ask(question("[hang]"))
+    stuck = running(engine, DEAF)
     behind = engine.ask(question("[id=b]"))  # in the process too
     queued = engine.ask(question("[id=q][tokens=2]"))
     wait_until(lambda: engine.health().in_flight == 2)

@@ -1,11 +1,13 @@
 """The questions: those that wait, first come first served, and those that are in the model's process.
 
-First come first served is all the fairness there is: a user with many questions has as many places in line. What keeps
-one from taking them all is the surface's business, which knows who asks.
+First come first served is all the fairness there is: a user with many questions has as many places in line, and what
+keeps one from taking them all is the business of the surface, which knows who asks. Those in the process may overtake
+one another: a text does not wait for a picture that is being encoded.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -17,6 +19,8 @@ from vlm.engine.reply import Reply
 from vlm.errors import EngineDeadlineError, EngineQueueFullError, RkvlmError
 
 _LONGEST_ADVICE_S = 300
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -144,9 +148,13 @@ class Line:
                 reply = self._news.popleft()
             except IndexError:  # another thread took the last one
                 break
-            if reply not in told:
-                told.add(reply)
+            if reply in told:
+                continue
+            told.add(reply)
+            try:
                 reply.announce()
+            except Exception:  # one listener's failure must not be the end of everybody's answers
+                _log.exception("A listener failed")
 
     def _give_up(self, job: Job, error: RkvlmError | None) -> Job:
         """End the reply of a job that the model still has."""

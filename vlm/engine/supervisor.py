@@ -11,7 +11,7 @@ from enum import Enum, auto
 
 import msgspec
 
-from vlm.engine.configuration import EngineLimits, ModelChoice
+from vlm.engine.configuration import EngineLimits
 from vlm.engine.faults import to_error, to_fault
 from vlm.engine.health import State
 from vlm.engine.line import Job, Line
@@ -37,7 +37,7 @@ class Why(Enum):
 class Supervisor:
     """One thread that owns the model's process. `lock` guards everything here and in `line`."""
 
-    def __init__(self, choice: ModelChoice, limits: EngineLimits, popen: Popen) -> None:
+    def __init__(self, opening: bytearray, limits: EngineLimits, popen: Popen) -> None:
         self.lock = threading.Condition()
         self.line = Line(limits)
         self.facts: ModelFacts | None = None
@@ -45,7 +45,7 @@ class Supervisor:
         self.last_error: str | None = None
         self.restarts = self.recycled = 0
         self.child: ChildProcess | None = None
-        self._choice, self._limits, self._popen = choice, limits, popen
+        self._opening, self._limits, self._popen = opening, limits, popen
         self._cache_before, self._cache_now = CacheFigures(), CacheFigures()
         self._open = self._too_big = False
         self._broken: str | None = None  # why the process has to be ended
@@ -160,7 +160,7 @@ class Supervisor:
             self._open = self._too_big = False
             self._broken = self._refusal = None
         try:
-            child = ChildProcess(self._choice, self._on_events, self._popen)
+            child = ChildProcess(self._opening, self._on_events, self._popen)
         except OSError as exc:
             return self._again(Why.CRASHED, f"could not be started: {exc}", opened=False)
         with self.lock:
@@ -245,6 +245,7 @@ class Supervisor:
                 )
             )
             if self._wait(lambda: self._stop_at is not None, seconds):
+                child.close()
                 return False
         child.close()
         with self.lock:
