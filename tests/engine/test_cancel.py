@@ -60,7 +60,7 @@ def test_sent_and_not_begun(standin: Start) -> None:
     """Waiting behind a long answer in the model's process is no hang, however long it takes."""
     engine = standin(in_flight=2, abort_s=0.3)
     first = running(engine, "[id=a][tokens=100][pace=10]")
-    second = engine.ask(question("[id=b]"))
+    second = engine.ask(question("[id=b][tokens=900][pace=10]", max_new_tokens=900))
     assert second.position == 0
     second.close()
     assert second.done

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,23 +169,42 @@ def test_no_second_process_while_one_cannot_be_killed(tmp_path: Path) -> None:
     made[1].wait(60)
 
 
-def test_a_process_that_talks_nonsense_is_ended(tmp_path: Path) -> None:
+def first_runs(code: str) -> tuple[list[subprocess.Popen[bytes]], Any]:
+    """The processes made, and what starts them: the first one runs `code`, which can call child.main()."""
     made: list[subprocess.Popen[bytes]] = []
 
     def popen(words: list[str], **options: Any) -> subprocess.Popen[bytes]:
-        if not made:  # the first one opens, and then says something that is no frame
-            nonsense = (
-                "import os, sys, vlm.engine.child as child\n"
-                "class Job:\n"
-                "    def __init__(self, model, ask, outbox): os.write(int(sys.argv[1]), bytes(9))\n"
-                "child.Job = Job\n"
-                "child.main()\n"
-            )
-            words = [words[0], "-c", nonsense, *words[3:]]
+        if not made:
+            words = [words[0], "-c", f"import os, subprocess, sys, vlm.engine.child as child\n{code}", *words[3:]]
         made.append(subprocess.Popen(words, **options))
         return made[-1]
 
+    return made, popen
+
+
+def test_a_process_that_talks_nonsense_is_ended(tmp_path: Path) -> None:
+    code = (
+        "class Job:\n"
+        "    def __init__(self, model, ask, outbox): os.write(int(sys.argv[1]), bytes(9))\n"
+        "child.Job = Job\n"
+        "child.main()\n"
+    )
+    made, popen = first_runs(code)
     with vlm.Engine(standin_choice(tmp_path), popen=popen) as engine:
         assert "closed its connection" in crashed(engine.ask(question("[id=a]")))
         answers_again(engine)
         assert len(made) == 2
+
+
+def test_a_process_that_leaves_another_behind_has_ended_all_the_same(tmp_path: Path) -> None:
+    """Something that a library started holds the connection and the output open."""
+    made, popen = first_runs("subprocess.Popen(['sleep', '600'], pass_fds=[int(sys.argv[1])])\nchild.main()")
+    with vlm.Engine(standin_choice(tmp_path), popen=popen) as engine:
+        reply = engine.ask(question("[id=a][tokens=900][pace=10]", max_new_tokens=900))
+        next(reply)
+        made[0].kill()
+        assert "SIGKILL" in crashed(reply)
+        answers_again(engine)
+    left = [thread.name for thread in threading.enumerate() if str(made[0].pid) in thread.name]
+    assert left == [f"engine-{made[0].pid}-listen"]
+    os.killpg(made[0].pid, signal.SIGKILL)

@@ -64,7 +64,7 @@ class ChildProcess:
         self.pid = self._process.pid
         self.send(opening)
         self._threads = [
-            threading.Thread(target=target, name=f"engine-{self.pid}-{target.__name__}", daemon=True)
+            threading.Thread(target=target, name=f"engine-{self.pid}-{target.__name__.strip('_')}", daemon=True)
             for target in (self._read, self._write, self._listen)
         ]
         for thread in self._threads:
