@@ -61,7 +61,7 @@ def test_killed_with_an_answer_in_it(standin: Start, words: str, wait_for: Any, 
 
 def test_killed_with_nothing_in_it(standin: Start) -> None:
     engine = standin()
-    for restarts in range(1, 4):
+    for restarts in range(1, 3):
         os.kill(pid_of(engine), signal.SIGKILL)
         wait_until(lambda restarts=restarts: engine.health().totals.restarts == restarts)
         answers_again(engine, f"r{restarts}")
@@ -71,7 +71,7 @@ def test_killed_with_nothing_in_it(standin: Start) -> None:
 def test_what_was_answered_before_the_crash_is_an_answer(standin: Start) -> None:
     """The process ends right after the last token: what it had sent is delivered before anybody is told of a crash."""
     engine = standin()
-    for number in range(5):
+    for number in range(3):
         reply = engine.ask(question(f"[id=a{number}][tokens=2]"))
         wait_until(lambda reply=reply: reply.done)
         os.kill(pid_of(engine), signal.SIGKILL)
@@ -103,12 +103,12 @@ def test_out_of_memory(standin: Start) -> None:
 
 
 def test_a_process_that_has_grown_is_replaced_between_answers(standin: Start) -> None:
-    limit = standin().health().rss_bytes + (30 << 20)
+    limit = standin().health().rss_bytes + (12 << 20)
     engine = standin(rss_bytes=limit)
     pid = pid_of(engine)
     running = engine.ask(question("[id=long][tokens=60][pace=10]"))
     next(running)
-    grow = engine.ask(question("[tokens=1]" + "x" * (40 << 20)))
+    grow = engine.ask(question("[tokens=1]" + "x" * (24 << 20)))
     queued = engine.ask(question("[id=q][tokens=2]"))
     assert running.finish().text == told("long", 60)
     assert grow.finish().text == told("t", 1)

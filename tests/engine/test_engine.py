@@ -230,6 +230,8 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(standin: Callable[..., 
     engine = standin(queue=2, in_flight=1, queue_bytes=5000)
     running = engine.ask(question("[id=a][tokens=900][pace=10]"))
     waiting = [engine.ask(question(f"[id={name}][tokens=1]")) for name in "bc"]
+    assert engine.health().state == "busy"
+    assert not engine.health().answering
     with pytest.raises(EngineQueueFullError, match="2 questions") as caught:
         engine.ask(question("[tokens=1]"))
     assert caught.value.retry_after is not None

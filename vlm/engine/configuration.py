@@ -38,7 +38,10 @@ class EngineLimits(BaseModel):
     )
     deadline_s: float = Field(default=300, gt=0, description="Longest time from a question to the end of its answer.")
     abort_s: float = Field(
-        default=10, gt=0, description="Time that a run has to end when asked; then the model's process is killed."
+        default=10,
+        gt=0,
+        description="Time that a run has to end when asked, before the model's process is killed. More than a prefill "
+        "takes, which cannot be broken off.",
     )
     start_s: float = Field(default=600, gt=0, description="Time that opening the model may take.")
     kill_s: float = Field(default=5, gt=0, description="Time that the model's process has to go when told to.")

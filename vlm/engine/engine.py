@@ -62,7 +62,8 @@ class Engine:
         plain values.
         """
         number, now = next(self._numbers), time.monotonic()
-        limit = min(question.deadline_s or self._limits.deadline_s, self._limits.deadline_s)
+        limit = self._limits.deadline_s if question.deadline_s is None else question.deadline_s
+        limit = min(limit, self._limits.deadline_s)
         request = _packed(Ask(number, question.turns, question.options))
         reply = Reply(self._cancel)
         supervisor = self._supervisor
@@ -81,8 +82,10 @@ class Engine:
         supervisor = self._supervisor
         with supervisor.lock:
             line, child = supervisor.line, supervisor.child
+            state = supervisor.state
             return Health(
-                state=supervisor.state,
+                state=state,
+                answering=state in ("ready", "busy") and not line.full(),
                 model=supervisor.facts,
                 waiting=len(line.waiting),
                 in_flight=len(line.sent),

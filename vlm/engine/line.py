@@ -55,11 +55,17 @@ class Line:
         self._answer_s = 1.0  # what an answer takes, about
         self._news: deque[Reply] = deque()
 
+    def full(self, more_bytes: int = 0) -> bool:
+        """Whether one more question would be refused. One that has not to wait never is."""
+        if not self.waiting and len(self.sent) < self._limits.in_flight:
+            return False
+        size = self._waiting_bytes + more_bytes
+        return len(self.waiting) >= self._limits.queue or size > self._limits.queue_bytes
+
     def join(self, job: Job) -> None:
         """Put a question at the end. Raises EngineQueueFullError."""
-        waiting, size = len(self.waiting), self._waiting_bytes + len(job.request)
-        idle = not self.waiting and len(self.sent) < self._limits.in_flight
-        if not idle and (waiting >= self._limits.queue or size > self._limits.queue_bytes):
+        if self.full(len(job.request)):
+            waiting = len(self.waiting)
             advice = min(_LONGEST_ADVICE_S, 1 + int(self._answer_s * waiting / self._limits.in_flight))
             raise EngineQueueFullError(
                 f"{waiting} questions ({self._waiting_bytes} bytes) wait already; the most is {self._limits.queue} "
@@ -68,7 +74,7 @@ class Line:
             )
         self.questions += 1
         self.waiting.append(job)
-        self._waiting_bytes = size
+        self._waiting_bytes += len(job.request)
         job.reply.move(len(self.waiting))
 
     def pop(self, model: str) -> Job | None:

@@ -14,7 +14,7 @@ import msgspec
 from vlm.engine.configuration import EngineLimits
 from vlm.engine.faults import to_error, to_fault
 from vlm.engine.health import State
-from vlm.engine.line import Job, Line
+from vlm.engine.line import Line
 from vlm.engine.messages import Begun, CacheFigures, Cancel, Ended, Event, Fault, ModelFacts, Opened, Refused, Told
 from vlm.engine.process import ChildProcess, Popen
 from vlm.engine.wire import frame
@@ -152,7 +152,7 @@ class Supervisor:
         finally:
             if self.child is not None and not self.child.gone:
                 self.child.kill()
-            self._end_all([*self.line.waiting, *self.line.sent.values()], stopping)
+            self._end_all(stopping, waiting=True)
 
     def _one_child(self) -> bool:
         """Have one process, from its start to its end; whether there is to be another."""
@@ -231,7 +231,7 @@ class Supervisor:
         """End a process and the questions that it had; whether it has ended, so that another may be started."""
         seconds = self._limits.kill_s
         if self._stop_at is not None:
-            self._end_all(list(self.line.sent.values()), stopping)
+            self._end_all(stopping)
         orderly = why is not Why.CRASHED and child.facts is not None
         if orderly:
             child.hang_up()
@@ -251,7 +251,7 @@ class Supervisor:
         with self.lock:
             self.child, self.failure = None, None
             self._cache_before, self._cache_now = self.cache, CacheFigures()
-        self._end_all(list(self.line.sent.values()), lambda: self._crashed(text))
+        self._end_all(lambda: self._crashed(text))
         if why is Why.CRASHED:
             _log.error("The model's process %d %s. It said last:\n%s", child.pid, text, child.tail())
         return True
@@ -286,9 +286,10 @@ class Supervisor:
             f"The model's process {text}; the answer is lost. Ask again.", retry_after=self.retry_after
         )
 
-    def _end_all(self, jobs: list[Job], error: Callable[[], RkvlmError]) -> None:
+    def _end_all(self, error: Callable[[], RkvlmError], *, waiting: bool = False) -> None:
+        """End the questions that the model has, and those that wait too if told so, each with an error of its own."""
         with self.lock:
-            self.line.end_all(jobs, error)
+            self.line.end_all([*self.line.sent.values(), *(self.line.waiting if waiting else ())], error)
         self.line.announce()
 
     def _fail(self, error: RkvlmError) -> None:
@@ -296,9 +297,8 @@ class Supervisor:
         with self.lock:
             self.failure = fault = to_fault(error)
             self.last_error = fault.text
-            self.line.end_all([*self.line.waiting, *self.line.sent.values()], lambda: failed(fault))
             self.lock.notify_all()
-        self.line.announce()
+        self._end_all(lambda: failed(fault), waiting=True)
 
     def _wait(self, ready: Callable[[], bool], seconds: float | None) -> bool:
         """Wait until `ready()`, which is called with the lock held, for at most so long; whether it is.
