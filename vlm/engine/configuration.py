@@ -48,7 +48,9 @@ class EngineLimits(BaseModel):
     rss_bytes: int = Field(
         default=0, ge=0, description="Restart the model's process, between answers, over this much memory; 0 is never."
     )
-    starts: int = Field(default=5, ge=1, description="Attempts in a row to start the model's process.")
+    starts: int = Field(
+        default=5, ge=1, description="Attempts in a row to start the model's process before questions are refused."
+    )
     restart_s: float = Field(default=0.5, ge=0, description="Wait before a second restart in a row; doubled for each.")
     restart_max_s: float = Field(default=30, ge=0, description="Longest wait before a restart.")
 

@@ -189,7 +189,7 @@ class Supervisor:
             return Why.CRASHED, f"{child.how_it_ended()} while it opened the model"
         with self.lock:
             self.facts, self._open, self._start_s = child.facts, True, time.monotonic() - began
-            self._failed_starts = 0
+            self._failed_starts, self.failure = 0, None
             self.lock.notify_all()
             self.dispatch()
         self.line.announce()
@@ -249,7 +249,7 @@ class Supervisor:
                 return False
         child.close()
         with self.lock:
-            self.child, self.failure = None, None
+            self.child = None
             self._cache_before, self._cache_now = self.cache, CacheFigures()
         self._end_all(lambda: self._crashed(text))
         if why is Why.CRASHED:
@@ -274,7 +274,8 @@ class Supervisor:
             self._fail(
                 to_error(self._refusal) if self._refusal else EngineFailedError(f"The model's process {text}{tries}.")
             )
-            return False
+            if self.facts is None:
+                return False  # what was open once may come back: a disk, memory that others took
         if self._wait(lambda: self._stop_at is not None, self._limits.pause_s(self._in_a_row)):
             return False
         with self.lock:
