@@ -150,12 +150,12 @@ def test_no_second_process_while_one_cannot_be_killed(tmp_path: Path) -> None:
     stuck, queued = engine.ask(question(DEAF)), engine.ask(question("[id=q]"))
     next(stuck)
     stuck.close()
-    with pytest.raises(EngineFailedError, match="stuck in a driver"):
+    with pytest.raises(EngineFailedError, match="not available"):
         queued.finish()
     assert engine.health().state == "failed"
     with pytest.raises(EngineFailedError):
         engine.ask(question("[id=no]"))
-    with pytest.raises(EngineFailedError, match="Restart the machine"):
+    with pytest.raises(EngineFailedError, match=r"stuck in a driver.* Restart the machine"):
         engine.wait_ready()
     assert len(made) == 1
     made[0].stuck = False
