@@ -26,7 +26,6 @@ from vlm.engine.messages import (
     Cancel,
     Ended,
     Event,
-    Fault,
     Figures,
     ImagePart,
     ModelFacts,
@@ -37,7 +36,7 @@ from vlm.engine.messages import (
     Told,
     Turn,
 )
-from vlm.engine.wire import RECEIVE, Frames, WireError, frame
+from vlm.engine.wire import RECEIVE, Frames, frame
 from vlm.errors import EngineCrashedError, OptionError, RkvlmError, RunTimeoutError
 from vlm.options import RunOptions
 
@@ -89,6 +88,9 @@ class Outbox:
                 self._connection.sendall(frame(events))
             except OSError:  # nobody is there any more
                 os._exit(1)
+            except BaseException:
+                _log.exception("Events cannot be sent")
+                os._exit(1)
 
 
 class Job:
@@ -117,7 +119,7 @@ class Job:
         except RkvlmError as exc:
             # A run that never returned holds the model for good.
             fault, fatal = to_fault(exc), isinstance(exc, RunTimeoutError)
-        except Exception as exc:
+        except BaseException as exc:  # whatever it is, the asker has to be told
             _log.exception("Question %d failed", self._ask.id)
             fault = to_fault(exc)
         self._outbox.put(Ended(self._ask.id, figures, fault, _cache(self._model), fatal))
@@ -170,7 +172,6 @@ def serve(connection: socket.socket) -> None:
 
 def _open(request: Open, outbox: Outbox) -> vlm.VLM:
     """Open the model and say so, or say why not and end."""
-    fault: Fault
     try:
         model = vlm.load(**request.arguments)
     except Exception as exc:
@@ -251,14 +252,16 @@ def main() -> None:
     faulthandler.enable()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     _be_killed_first()
+    code = 1
     try:
         serve(connection)
-    except (WireError, OSError):
-        _log.exception("The connection to the parent is lost")
+        code = 0
+    except Exception:  # a connection that is lost, a message that cannot be read, no memory for it
+        _log.exception("The model's process ends")
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        os._exit(0)  # threads that hang are no reason to stay
+        os._exit(code)  # threads that hang are no reason to stay
 
 
 if __name__ == "__main__":
