@@ -46,7 +46,8 @@ class NpuTurns:
     def settle(self, converted_for: int | None) -> None:
         """Make the plan final, see `Plan.settle`, and log it. Raises CorePlanError."""
         if self.plan is not None:
-            self.plan = self.plan.settle(converted_for)
+            # The host runtime, which stands for a board here, says 0: its models are converted for no NPU.
+            self.plan = self.plan.settle(converted_for or None)
             log.info("NPU plan for %s", self.plan)
 
 

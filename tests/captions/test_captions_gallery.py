@@ -106,10 +106,19 @@ def test_pages_and_pieces(tmp_path: Path, page: Any) -> None:
         text = f"This is number {number}."
         journal.append(
             Caption(
-                file_name=f"{number:05}.png", size_bytes=stamp.size, modified_ns=stamp.modified_ns, model="demo",
-                prompts=["?"], options="{}", text=text, texts=[text], content_hash="same", told_at="", seconds=0.0,
-            )  # fmt: skip
-        )
+                file_name=f"{number:05}.png",
+                size_bytes=stamp.size,
+                modified_ns=stamp.modified_ns,
+                model="demo",
+                prompts=["?"],
+                options="{}",
+                text=text,
+                texts=[text],
+                content_hash="same",
+                told_at="",
+                seconds=0.0,
+            )
+        )  # fmt: skip
     journal.close()
     pages = -(-count // PAGE)
     assert list(write_gallery(gallery, folder))[-1] == (pages, pages)

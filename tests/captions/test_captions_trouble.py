@@ -120,7 +120,9 @@ def test_a_model_that_cannot_go_on_ends_the_run(tmp_path: Path) -> None:
 def test_ctrl_c_once_finishes_what_is_being_told(tmp_path: Path) -> None:
     draw_folder(tmp_path, 30, long_side=120)
     words = [str(tmp_path), "--recursive", "--model", "demo"]
-    run = pexpect.spawn(PROGRAM[0], [*PROGRAM[1:], *words], env=SLOW, encoding="utf-8", timeout=100, dimensions=(30, 150))
+    run = pexpect.spawn(
+        PROGRAM[0], [*PROGRAM[1:], *words], env=SLOW, encoding="utf-8", timeout=100, dimensions=(30, 150)
+    )
     run.expect(r"3/30.*pictures/(s|min).*left.*tokens/s")
     run.sendintr()
     run.expect(pexpect.EOF)
