@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
-from parrot import Quiet
-from scenes import draw, random_scene
+from parrot import Parrot, Quiet, told
+from scenes import draw, draw_folder, random_scene
 
 import vlm
-from vlm.captions.records import Result, Task
+from vlm.captions.records import Outcome, Result, Task
 from vlm.captions.scan import Choice, find_pictures
 from vlm.captions.stop import Stop
-from vlm.captions.work import caption
+from vlm.captions.work import WINDOW, caption
 from vlm.options import DEFAULT_PROMPT
 
 ENCODE_MS, PREFILL_MS, TOKENS, RATE = 208.0, 65.0, 60, 149.0
@@ -44,10 +46,12 @@ class Figures(Quiet):
         return [outcome.tokens for outcome in self.outcomes]  # type: ignore[union-attr]
 
 
-def run(folder: Path, watcher: Quiet) -> Result:
-    """Tell a folder anew through the engine."""
-    for name in ("metadata.jsonl", "errors.jsonl"):
-        (folder / name).unlink(missing_ok=True)
+def run(
+    folder: Path, watcher: Quiet, *, recursive: bool = False, max_new_tokens: int = TOKENS, anew: bool = True
+) -> Result:
+    """Tell a folder through the engine."""
+    if anew:
+        (folder / "metadata.jsonl").unlink(missing_ok=True)
 
     @contextmanager
     def engine() -> Iterator[vlm.Engine]:
@@ -55,8 +59,8 @@ def run(folder: Path, watcher: Quiet) -> Result:
             opened.wait_ready()
             yield opened
 
-    pictures = find_pictures([folder], folder, Choice())
-    task = Task(folder, pictures, "demo", (DEFAULT_PROMPT,), {"max_new_tokens": TOKENS})
+    pictures = find_pictures([folder], folder, Choice(recursive=recursive))
+    task = Task(folder, pictures, "demo", (DEFAULT_PROMPT,), {"max_new_tokens": max_new_tokens})
     return caption(task, engine, watcher, Stop())
 
 
@@ -96,3 +100,68 @@ def test_simulated_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count:
     assert min(ratios.values()) > 0.97  # nothing is skipped
     if count >= 40:
         assert max(ratios.values()) < 1.05
+
+
+@pytest.mark.parametrize("count", [1500, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+def test_many_small_pictures(tmp_path: Path, count: int) -> None:
+    """Memory is flat, no more pictures are under way than may be, and a finished folder is gone over in seconds."""
+    folder = tmp_path / "many"
+    for number in range(count):
+        path = folder / f"{number // 1000}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(number.to_bytes(4, "big") * 500)
+    process, memory = psutil.Process(), []
+
+    class Scale(Quiet):
+        over = 0
+
+        def settled(self, outcome: Outcome) -> None:
+            self.over += 1
+            if self.over % (count // 10) == 0:
+                memory.append(process.memory_info().rss / 2**20)
+
+    parrot = Parrot(lambda _: time.sleep(0.001))
+    result = told(folder, parrot, Scale())
+    assert (result.told, parrot.most_at_once) == (count, WINDOW)
+    began = time.monotonic()
+    again = told(folder, Parrot(_nobody))
+    seconds = time.monotonic() - began
+    print(
+        f"{count} pictures: {count / result.seconds:.0f} pictures/s, RSS {memory[0]:.0f} MiB after a tenth, "
+        f"{memory[-1]:.0f} MiB at the end; gone over again in {seconds:.2f} s"
+    )
+    assert again.done_before == count
+    # What is kept of each picture is its place in the file: under 1 kB, and nothing of its bytes.
+    assert memory[-1] - memory[0] < 8 + count * 1e-3
+
+
+def _nobody(_: bytes) -> None:
+    raise AssertionError("Nobody was to be asked.")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_ten_thousand_through_the_model(tmp_path: Path) -> None:
+    """The same through the engine and the demo model, whose process is watched too."""
+    draw_folder(tmp_path, 10_000, long_side=112)
+    memory: list[tuple[float, float]] = []
+
+    class Scale(Quiet):
+        over = 0
+
+        def settled(self, outcome: Outcome) -> None:
+            self.over += 1
+            if self.over % 1000 == 0:
+                us = psutil.Process()
+                memory.append((us.memory_info().rss / 2**20, us.children()[0].memory_info().rss / 2**20))
+
+    result = run(tmp_path, Scale(), recursive=True, max_new_tokens=4)
+    began = time.monotonic()
+    again = run(tmp_path, Quiet(), recursive=True, max_new_tokens=4, anew=False)
+    print(
+        f"10000 pictures: {10_000 / result.seconds:.0f} pictures/s, RSS (ours, the model's) {memory[0]} MiB after a "
+        f"tenth, {memory[-1]} MiB at the end; gone over again in {time.monotonic() - began:.1f} s"
+    )
+    assert (result.told + result.reused, again.done_before) == (10_000, 10_000)
+    assert memory[-1][0] - memory[0][0] < 20
+    assert memory[-1][1] - memory[0][1] < 100
