@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -104,8 +105,6 @@ def as_toml(figures: Sequence[Figures]) -> str:
     entries = []
     for entry in figures:
         known = {name: value for name, value in entry.model_dump().items() if value is not None}
-        lines = [
-            f'{name} = "{value}"' if isinstance(value, str) else f"{name} = {value}" for name, value in known.items()
-        ]
+        lines = [f"{name} = {json.dumps(value)}" for name, value in known.items()]  # TOML's texts and numbers too
         entries.append("\n".join(["[[figures]]", *lines]))
     return "\n\n".join(entries) + "\n"

@@ -153,6 +153,8 @@ def plot(plans: Sequence[Estimate], path: Path) -> None:
                 color=colour if stage.seconds is not None else "none", edgecolor=colour,
                 hatch=None if stage.seconds is not None else "//", label=label,
             )  # fmt: skip
+            if stage.seconds is None:
+                axes.annotate("unknown", (left + widest / 12, row + 0.22), ha="center", va="center", fontsize="small")
             if not beside:
                 left += stage.seconds if stage.seconds is not None else widest / 6
     names = [f"{'side by side' if plan.overlap else 'one by one'}\n{_long(plan.total_s)}" for plan in plans]
