@@ -107,7 +107,10 @@ def convert_vision(
         raise OptionError("int8 needs a folder of calibration pictures, and fp16 takes none.")
     profile, directory = profile_of(job.model or load_settings().model or DEFAULT_MODEL, load_settings())
     onnx = job.onnx or profile.find_file(directory, "encoder", "host")
+    if onnx.suffix != ".onnx":
+        raise OptionError(f"{onnx} is no .onnx file by its name.")
     spec = profile.vision
+    _make_directory(job.out)
     with TemporaryDirectory(prefix="rkvlm-convert-") as name:
         folder = Path(name)
         calibration = None if job.calibration is None else _read_folder(job.calibration, spec)
@@ -126,7 +129,6 @@ def convert_vision(
             "simulated": str(folder / "simulated.npz"),
             "rknn": str(folder / "built.rknn"),
         }
-        _make_directory(job.out)
         for target in targets:
             say(f"{job.dtype} for {target}: building, and running {len(names)} pictures in the simulator")
             file = job.out / f"{onnx.stem}{'' if job.dtype == 'fp16' else f'_{job.dtype}'}_{target}.rknn"
