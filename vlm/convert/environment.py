@@ -249,12 +249,19 @@ def _pip(directory: Path, words: Sequence[str], log: Path) -> None:
         start = output.tell()
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, check=False)
     if done.returncode != 0:
-        said = log.read_bytes()[start:].decode("utf-8", "replace").splitlines()
-        reasons = [line for line in said if line.startswith("ERROR:")] or said[-3:]
+        said = log.read_bytes()[start:].decode("utf-8", "replace")
         raise ConverterError(
-            f"pip could not install {' '.join(words)}: {' '.join(reasons)[:600]} (its whole log: {log}). Once it can, "
+            f"pip could not install {' '.join(words)}: {_pip_says(said)} (its whole log: {log}). Once it can, "
             "run `vlm convert setup` again: it goes on from there."
         )
+
+
+def _pip_says(output: str) -> str:
+    """What pip says went wrong: the last connection that broke, and its errors without lists of versions."""
+    lines = output.splitlines()
+    broken = [line for line in lines if line.startswith("WARNING: Retrying")][-1:]
+    errors = [line for line in lines if line.startswith("ERROR:")] or lines[-3:]
+    return re.sub(r" \(from versions: \d[^)]*\)", "", " ".join([*broken, *errors]))[:800]
 
 
 def _torch_advice(wanted: str) -> str:
