@@ -200,6 +200,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[errors.RkvlmError], str]] = {
         '"rk3566" is no target.*rk3588, rk3576, rk3562, rv1126b, all',
     ),
     "typing error": ({"targets": ["rk3558"]}, errors.OptionError, 'did you mean "rk3588"'),
+    "dtype": ({"dtype": "int4"}, errors.OptionError, '"int4" is no dtype; known: fp16, int8'),
     "int8 alone": ({"dtype": "int8"}, errors.OptionError, "int8 needs a folder of calibration pictures"),
     "fp16 calibrated": ({"calibration": PICTURES}, errors.OptionError, "fp16 takes none"),
     "no folder": ({"pictures": Path("gone")}, errors.OptionError, "gone is no folder"),
