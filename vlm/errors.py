@@ -10,6 +10,7 @@
     │   └── EmbeddingError              an array that is not a valid embedding
     ├── RequestError                    what was asked cannot be done                    exit 5
     │   ├── ProfileError                a profile that is unknown, incomplete or wrong
+    │   │   └── FileChoiceError         several files fit where one is wanted
     │   ├── PromptError                 a prompt that cannot be rendered safely
     │   ├── OptionError                 an option out of range or not usable here
     │   ├── CorePlanError               NPU cores that the SoC or the model does not have, or that are shared
@@ -32,9 +33,12 @@
     │   ├── ModelBusyError              a second run on a handle
     │   └── ModelClosedError            used after close()
     ├── NotSupportedByRuntime           this release has no such function                exit 8
-    └── NPUError                        whose turn it is on the NPU                      exit 10
-        ├── NPUBusyError                another process holds it, and nobody was to wait
-        └── NPULockError                the files that say who holds it cannot be used
+    ├── NPUError                        whose turn it is on the NPU                      exit 10
+    │   ├── NPUBusyError                another process holds it, and nobody was to wait
+    │   └── NPULockError                the files that say who holds it cannot be used
+    └── ConversionError                 a model could not be converted for the NPU       exit 11
+        ├── ConverterError              the converter is missing, or cannot be made here
+        └── AccuracyError               what was built answers otherwise than its original
 
 Surfaces take the exit code and the HTTP status from the class, never from the text.
 """
@@ -53,7 +57,10 @@ from encoders.errors import (
 )
 
 __all__ = [
+    "AccuracyError",
     "ContextTooLongError",
+    "ConversionError",
+    "ConverterError",
     "CorePlanError",
     "DriverTooOldError",
     "EmbeddingError",
@@ -61,6 +68,7 @@ __all__ = [
     "EncoderFileError",
     "EncoderMismatchError",
     "EncoderUnavailableError",
+    "FileChoiceError",
     "ImageError",
     "ImageTooLargeError",
     "LibraryError",
@@ -100,6 +108,10 @@ class RequestError(RkvlmError):
 
 class ProfileError(RequestError):
     """A profile that is unknown, incomplete, or wrong; the message names the key."""
+
+
+class FileChoiceError(ProfileError):
+    """Several files of a model directory fit where one is wanted; say which."""
 
 
 class PromptError(RequestError):
@@ -231,3 +243,17 @@ class NPULockError(NPUError):
     """The files that say who holds the NPU cannot be made or opened."""
 
     http_status = 500
+
+
+class ConversionError(RkvlmError):
+    """A model could not be converted for the NPU; the message says what the vendor's toolkit said."""
+
+    exit_code = 11
+
+
+class ConverterError(ConversionError):
+    """The converter's environment is missing or incomplete, or cannot be made on this machine."""
+
+
+class AccuracyError(ConversionError):
+    """What was built gives something else than the file that it was built from; it was not kept."""

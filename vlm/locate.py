@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from vlm.errors import EncoderFileError, ModelLoadError, ProfileError
+from vlm.errors import EncoderFileError, FileChoiceError, ModelLoadError, ProfileError
+from vlm.npu import find_soc
 from vlm.profile import FilePart, Profile, Side, list_profiles, load_profile
 from vlm.resources import demo_dir
 from vlm.settings import Settings, load_settings
@@ -125,12 +126,19 @@ def _home(profile: Profile, settings: Settings) -> Path:
 
 
 def _in_directory(profile: Profile, directory: Path, part: FilePart) -> Path:
-    """Return the file of the host or of the board, whichever is there; the host's where both are."""
+    """Return the file of this side, a board or a PC; where there is none, the other side's.
+
+    So a board takes its own encoder and, where a model has no .rkllm, the PC's language model. A PC that stands for a
+    board (VLM_SOC) stays a PC here: it runs no .rknn.
+    """
     problems = []
-    sides: tuple[Side, ...] = ("host", "board")
+    soc = find_soc()
+    sides: tuple[Side, ...] = ("board", "host") if soc else ("host", "board")
     for side in sides:
         try:
-            return profile.find_file(directory, part, side)
+            return profile.find_file(directory, part, side, soc=soc.name if soc else None)
+        except FileChoiceError:
+            raise
         except ProfileError as exc:
             problems.append(str(exc))
     raise ProfileError(" ".join(dict.fromkeys(problems)))

@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from vlm.errors import ProfileError, RequestError
+from vlm.errors import FileChoiceError, ProfileError, RequestError
 from vlm.keys import did_you_mean, explain, key_error, keys_of
 from vlm.options import CoreOptions, Sampling
 from vlm.prompt import IMAGE, IMAGE_TAG, Message, render
@@ -226,7 +226,8 @@ class Profile(_Table):
         """Return the encoder or the language model in `directory`, for a PC ("host") or a board ("board").
 
         The language model of a PC is a directory, that of a board a file. soc: the SoC's name as file names have it
-        ("rk3588"); None accepts any. Raises ProfileError when there is none, or when a pattern fits several.
+        ("rk3588"); None accepts any. Raises ProfileError when there is none, FileChoiceError when a pattern fits
+        several.
         """
         keys = self.files.host if side == "host" else self.files.board
         if keys is None:
@@ -239,7 +240,7 @@ class Profile(_Table):
             found = _directory(root / pattern) if part == "llm" and side == "host" else sorted(root.glob(pattern))
             if len(found) > 1:
                 names = ", ".join(path.name for path in found)
-                raise ProfileError(
+                raise FileChoiceError(
                     f"{root} has several files for {pattern} ({part} of {self.name}): {names}. Say which with --{part}."
                 )
             if found:
