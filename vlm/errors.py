@@ -5,7 +5,13 @@
     │   └── ImageTooLargeError          a picture over a limit
     ├── EncoderError                    the vision encoder                               exit 4
     │   ├── EncoderFileError            the file is missing, or is not an encoder
+    │   │   └── EncoderPlatformError    built for another SoC                            exit 41
     │   ├── EncoderUnavailableError     what runs this kind of file is not installed here
+    │   │   ├── RKNNWheelError          rknn-toolkit-lite2                               exit 42
+    │   │   ├── RKNNLibraryError        librknnrt.so: not there, damaged, or too old     exit 43
+    │   │   └── NPUDriverError          the NPU's driver: none, or not for this user     exit 44
+    │   ├── EncoderMemoryError          the NPU has no memory for it                     exit 45
+    │   ├── CoreMaskError               a mask that is not the vendor's, or not this SoC's   exit 46
     │   ├── EncoderMismatchError        the file and the profile disagree
     │   └── EmbeddingError              an array that is not a valid embedding
     ├── RequestError                    what was asked cannot be done                    exit 5
@@ -38,23 +44,32 @@ Surfaces take the exit code and the HTTP status from the class, never from the t
 from __future__ import annotations
 
 from encoders.errors import (
+    CoreMaskError,
     EmbeddingError,
     EncoderError,
     EncoderFileError,
+    EncoderMemoryError,
     EncoderMismatchError,
+    EncoderPlatformError,
     EncoderUnavailableError,
     ImageError,
     ImageTooLargeError,
+    NPUDriverError,
+    RKNNLibraryError,
+    RKNNWheelError,
     RkvlmError,
 )
 
 __all__ = [
     "ContextTooLongError",
+    "CoreMaskError",
     "DriverTooOldError",
     "EmbeddingError",
     "EncoderError",
     "EncoderFileError",
+    "EncoderMemoryError",
     "EncoderMismatchError",
+    "EncoderPlatformError",
     "EncoderUnavailableError",
     "ImageError",
     "ImageTooLargeError",
@@ -68,11 +83,14 @@ __all__ = [
     "ModelError",
     "ModelFileError",
     "ModelLoadError",
+    "NPUDriverError",
     "NPUMemoryError",
     "NotSupportedByRuntime",
     "OptionError",
     "ProfileError",
     "PromptError",
+    "RKNNLibraryError",
+    "RKNNWheelError",
     "RequestError",
     "RkvlmError",
     "RunError",
