@@ -50,8 +50,8 @@ class RKNNEncoder:
     None leaves that to librknnrt.so. capture: takes what librknnrt.so prints (it gives its log to nobody) for the
     length of a block, and fills the list when that is over; by default it goes where it goes.
 
-    Raises EncoderFileError (EncoderPlatformError), EncoderUnavailableError (RKNNWheelError, RKNNLibraryError,
-    NPUDriverError), EncoderMemoryError, CoreMaskError, EncoderMismatchError, and EncoderError for what is none of these.
+    Raises CoreMaskError, EncoderFileError (EncoderPlatformError), EncoderUnavailableError (RKNNWheelError,
+    RKNNLibraryError, NPUDriverError), EncoderMemoryError, EncoderMismatchError; EncoderError for what is none of these.
     """
 
     npu = True
@@ -68,7 +68,7 @@ class RKNNEncoder:
         self._path = Path(path)
         self.spec = spec
         self.identity = file_identity(self._path)
-        self._images = 0
+        self._images = self._code = 0
         self._wheel: Any = None
         _check_mask(core_mask)
         _check_file(self._path, soc)
@@ -121,7 +121,23 @@ class RKNNEncoder:
         if code != 0 or mask_replaced(heard):
             raise init_error(self._path, [*printed, *heard])
         self._wheel.rknn_data = None  # The runtime has copied it: up to 1.4 GB.
+        self._watch_runs()
         log_words([*printed, *heard])
+
+    def _watch_runs(self) -> None:
+        """Take note of what rknn_run returns: the wheel drops it, and gives the numbers of the picture before."""
+        runtime = getattr(self._wheel, "rknn_runtime", None)
+        run = getattr(runtime, "run", None)
+        if run is None:
+            _log.info("The wheel does not show its runs; that one failed is seen by its numbers only.")
+            return
+
+        def watched(*args: Any, **options: Any) -> Any:
+            result = run(*args, **options)
+            self._code = result[0] if isinstance(result, tuple) else result
+            return result
+
+        runtime.run = watched  # type: ignore[union-attr]
 
     def _run(self, pixels: NDArray[np.uint8]) -> list[NDArray[Any]]:
         if self._wheel is None:
@@ -129,8 +145,14 @@ class RKNNEncoder:
         self._images += 1
         if self._images % COLLECT_EVERY == 0:
             gc.collect()
+        self._code = 0
         with wheel_words() as heard:
             outputs = self._wheel.inference(inputs=[pixels], data_type=["uint8"], data_format=["nhwc"])
+        if self._code:
+            raise EncoderError(
+                f"{str(self._path)!r}: the encoder failed: rknn_run returned {self._code}. What librknnrt.so printed says "
+                "why; most often its release is not that of the file, or the NPU's driver is older than it needs."
+            )
         if not outputs:
             raise EncoderError(f"{str(self._path)!r}: the encoder failed: {last_words(heard)}")
         log_words(heard)

@@ -26,6 +26,7 @@ from vlm.options import RunOptions, Sampling
 from vlm.prompt import IMAGE, Message, Part, render
 from vlm.rkllm.abi import RELEASES, abi
 from vlm.rkllm.library import Library, host_library, open_library
+from vlm.rkllm.messages import captured
 from vlm.rkllm.model import ImageTags, Model, ModelSettings, Placement, Request
 from vlm.settings import Settings, load_settings
 
@@ -64,7 +65,7 @@ class VLM:
             spec = self.profile.vision
             self._encoder: Encoder | None = None
             if parts.encoder is not None:
-                self._encoder = open_encoder(parts.encoder, spec, threads=threads)
+                self._encoder = open_encoder(parts.encoder, spec, **_encoder_options(parts.encoder, threads))
                 opened.callback(self._encoder.close)
             tags = self.profile.tags
             self._model = Model(
@@ -207,6 +208,15 @@ def _options(usual: dict[str, Any], given: dict[str, Any]) -> RunOptions:
         first = exc.errors()[0]
         known = ", ".join(RunOptions.model_fields)
         raise OptionError(f"Option {first['loc'][0]}: {first['msg']}; got {first['input']!r}. Known: {known}.") from exc
+
+
+def _encoder_options(path: Path, threads: int | None) -> dict[str, Any]:
+    """What an encoder of this kind is told: how many threads on a PC, the SoC and its cores on a board."""
+    if path.suffix.lower() != ".rknn":
+        return {"threads": threads}
+    soc = find_soc()
+    masks = {3: 7, 2: 3}  # All the cores that the SoC has; one with a single core takes no mask.
+    return {"core_mask": masks.get(soc.npu_cores) if soc else None, "soc": soc and soc.name, "capture": captured}
 
 
 def _placement(parts: Parts) -> Placement:
