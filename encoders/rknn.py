@@ -150,8 +150,8 @@ class RKNNEncoder:
             outputs = self._wheel.inference(inputs=[pixels], data_type=["uint8"], data_format=["nhwc"])
         if self._code:
             raise EncoderError(
-                f"{str(self._path)!r}: the encoder failed: rknn_run returned {self._code}. What librknnrt.so printed says "
-                "why; most often its release is not that of the file, or the NPU's driver is older than it needs."
+                f"{str(self._path)!r}: the encoder failed: rknn_run returned {self._code}. What librknnrt.so printed "
+                "says why; most often its release is not that of the file, or the NPU's driver is older than it needs."
             )
         if not outputs:
             raise EncoderError(f"{str(self._path)!r}: the encoder failed: {last_words(heard)}")
