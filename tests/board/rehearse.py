@@ -189,6 +189,19 @@ def shapes(board: Board, wheel: str) -> str:
     return ", ".join(" + ".join(str(tuple(shape)) for shape in outputs) for outputs in kinds)
 
 
+def shipped(board: Board, wheel: str) -> str:
+    """The demo's own .rknn files, as the vendor's toolkit made them, each on its SoC."""
+    files = sorted((CHECKOUT / "samples" / "demo" / "model").glob("*.rknn"))
+    for path in files:
+        soc = path.stem.rpartition("_")[2]
+        board.be(soc)
+        masks = {"rk3588": 7, "rk3576": 3}
+        told = board.told(wheel, "open_each", cases=[{"path": path, "soc": soc, "core_mask": masks.get(soc)}])
+        assert told == [{"shape": [1, 49, 160], "right": True}], (path, told)
+    board.be("rk3588")
+    return ", ".join(path.name for path in files) or "there is none in this checkout"
+
+
 def failures(board: Board, wheel: str) -> str:
     """What goes wrong, and which error it becomes: its class, exit code and hint."""
     good = {"path": str(board.encoder)}
@@ -280,7 +293,7 @@ def memory(board: Board, wheel: str) -> str:
     return f"{MEMORY_MB} MB file: RSS {after:.2f} times the file once open, {peak:.2f} at its peak"
 
 
-def repeated(board: Board, wheel: str, count: int = 200) -> str:
+def repeated(board: Board, wheel: str, count: int = 1000) -> str:
     """Many inferences: memory stays, and so do embeddings that were kept."""
     told = board.told(wheel, "runs", path=board.encoder, count=count)
     assert told["unchanged"], "a kept embedding changed"
@@ -291,7 +304,7 @@ def repeated(board: Board, wheel: str, count: int = 200) -> str:
     )
 
 
-STEPS = (hand_off, described, plan, shapes, failures, memory, repeated)
+STEPS = (hand_off, described, plan, shapes, shipped, failures, memory, repeated)
 
 
 @contextlib.contextmanager
