@@ -9,7 +9,7 @@
         ├── EncoderUnavailableError     what runs this kind of file is not installed here
         │   ├── RKNNWheelError          rknn-toolkit-lite2
         │   ├── RKNNLibraryError        librknnrt.so: not there, damaged, or too old
-        │   └── NPUDriverError          the NPU's driver: not there, or not for this user
+        │   └── RKNNDriverError         the NPU's driver: not there, or not for this user
         ├── EncoderMemoryError          the NPU has no memory for it
         ├── CoreMaskError               a core mask that is not the vendor's, or not this SoC's
         ├── EncoderMismatchError        the file and the profile disagree
@@ -79,7 +79,7 @@ class RKNNLibraryError(EncoderUnavailableError):
     exit_code = 43
 
 
-class NPUDriverError(EncoderUnavailableError):
+class RKNNDriverError(EncoderUnavailableError):
     """The NPU's kernel driver is not there, or this user may not open it."""
 
     exit_code = 44

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.base import ImageEmbedding, VisionSpec
-from encoders.errors import CoreMaskError, EncoderError, EncoderFileError, EncoderPlatformError
+from encoders.errors import CoreMaskError, EncoderError, EncoderFileError, EncoderPlatformError, RKNNWheelError
 from encoders.files import RKNN_MAGIC, begins, file_identity, rknn_targets
 from encoders.rknn_words import import_wheel, init_error, last_words, log_words, mask_replaced, wheel_words
 from encoders.tensors import (
@@ -50,8 +50,8 @@ class RKNNEncoder:
     None leaves that to librknnrt.so. capture: takes what librknnrt.so prints (it gives its log to nobody) for the
     length of a block, and fills the list when that is over; by default it goes where it goes.
 
-    Raises CoreMaskError, EncoderFileError (EncoderPlatformError), EncoderUnavailableError (RKNNWheelError,
-    RKNNLibraryError, NPUDriverError), EncoderMemoryError, EncoderMismatchError; EncoderError for what is none of these.
+    Raises CoreMaskError, EncoderFileError, EncoderPlatformError, RKNNWheelError, RKNNLibraryError, RKNNDriverError,
+    EncoderMemoryError or EncoderMismatchError; EncoderError for what is none of these.
     """
 
     npu = True
@@ -129,8 +129,10 @@ class RKNNEncoder:
         runtime = getattr(self._wheel, "rknn_runtime", None)
         run = getattr(runtime, "run", None)
         if run is None:
-            _log.info("The wheel does not show its runs; that one failed is seen by its numbers only.")
-            return
+            raise RKNNWheelError(
+                "This release of rknn-toolkit-lite2 does not show whether a run failed, and pretends that none does; "
+                "install one that rkvlm knows: `pip install rknn-toolkit-lite2==2.5.0`."
+            )
 
         def watched(*args: Any, **options: Any) -> Any:
             result = run(*args, **options)

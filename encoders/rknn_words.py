@@ -23,7 +23,7 @@ from encoders.errors import (
     EncoderFileError,
     EncoderMemoryError,
     EncoderPlatformError,
-    NPUDriverError,
+    RKNNDriverError,
     RKNNLibraryError,
     RKNNWheelError,
 )
@@ -133,7 +133,7 @@ _CAUSES: tuple[tuple[str, type[EncoderError], str], ...] = (
     ),
     (
         r"failed to open rknpu|failed to open rknn device|driver open fail|DEVICE_UNAVAILABLE|_check_container",
-        NPUDriverError,
+        RKNNDriverError,
         "the NPU's driver cannot be opened. Is this the vendor's kernel, with rknpu in it? May this user open "
         "/dev/dri/renderD129 (group render or video)? Has a container been given it, and /proc/device-tree/compatible?",
     ),
@@ -144,7 +144,7 @@ _CAUSES: tuple[tuple[str, type[EncoderError], str], ...] = (
     ),
     (
         r"Please specify the target|Unsupported run platform|Unsupported target",
-        NPUDriverError,
+        RKNNDriverError,
         "the device tree names no SoC that rknn-toolkit-lite2 runs on (RK3588, RK3576, RK3562, RV1126B ...).",
     ),
 )

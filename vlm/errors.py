@@ -9,7 +9,7 @@
     │   ├── EncoderUnavailableError     what runs this kind of file is not installed here
     │   │   ├── RKNNWheelError          rknn-toolkit-lite2                               exit 42
     │   │   ├── RKNNLibraryError        librknnrt.so: not there, damaged, or too old     exit 43
-    │   │   └── NPUDriverError          the NPU's driver: none, or not for this user     exit 44
+    │   │   └── RKNNDriverError         the NPU's driver: none, or not for this user     exit 44
     │   ├── EncoderMemoryError          the NPU has no memory for it                     exit 45
     │   ├── CoreMaskError               a mask that is not the vendor's, or not this SoC's   exit 46
     │   ├── EncoderMismatchError        the file and the profile disagree
@@ -54,7 +54,7 @@ from encoders.errors import (
     EncoderUnavailableError,
     ImageError,
     ImageTooLargeError,
-    NPUDriverError,
+    RKNNDriverError,
     RKNNLibraryError,
     RKNNWheelError,
     RkvlmError,
@@ -83,12 +83,12 @@ __all__ = [
     "ModelError",
     "ModelFileError",
     "ModelLoadError",
-    "NPUDriverError",
     "NPUMemoryError",
     "NotSupportedByRuntime",
     "OptionError",
     "ProfileError",
     "PromptError",
+    "RKNNDriverError",
     "RKNNLibraryError",
     "RKNNWheelError",
     "RequestError",

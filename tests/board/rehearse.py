@@ -220,7 +220,7 @@ def failures(board: Board, wheel: str) -> str:
                 (said["mask"], "CoreMaskError", 46, "this SoC does not take the core mask"),
                 (said["memory"], "EncoderMemoryError", 45, "the NPU has no memory for it; close what else"),
                 (said["code"], "EncoderMemoryError", 45, "RKNN_ERR_MALLOC_FAIL"),
-                (said["driver"], "NPUDriverError", 44, "May this user open /dev/dri/renderD129"),
+                (said["driver"], "RKNNDriverError", 44, "May this user open /dev/dri/renderD129"),
                 (said["old"], "RKNNLibraryError", 43, "/usr/lib/librknnrt.so is too old for it"),
                 (said["other"], "EncoderError", 4, "RKNN init failed. error code: RKNN_ERR_FAIL"),
                 (said["run"], "EncoderError", 4, "the encoder failed: rknn_run returned -1. What"),
@@ -239,7 +239,7 @@ def failures(board: Board, wheel: str) -> str:
             "rk3576",
             [({"path": said["two"], "core_mask": 7}, "CoreMaskError", 46, "RK3576 those of cores 0 and 1")],
         ),
-        (contextlib.nullcontext, "rk3399", [(good, "NPUDriverError", 44, "the device tree names no SoC")]),
+        (contextlib.nullcontext, "rk3399", [(good, "RKNNDriverError", 44, "the device tree names no SoC")]),
         (board.without_library, "rk3588", [(good, "RKNNLibraryError", 43, "which is not at /usr/lib/librknnrt.so")]),
         (
             lambda: board.without_library(b"\x7fELF"),

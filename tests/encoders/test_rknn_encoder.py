@@ -144,7 +144,7 @@ FAILURES = {
     "[init=-1][say=failed to malloc npu memory!, size: 64]": ({}, "EncoderMemoryError", 45, "no memory for it; close"),
     "[init=-4]": ({}, "EncoderMemoryError", 45, "RKNN_ERR_MALLOC_FAIL"),
     "[init=-6]": ({}, "EncoderFileError", 4, "it is damaged, or no .rknn that this runtime reads"),
-    "[init=-1][say=failed to open rknpu module]": ({}, "NPUDriverError", 44, "group render or video"),
+    "[init=-1][say=failed to open rknpu module]": ({}, "RKNNDriverError", 44, "group render or video"),
     "[init=-1][say=The rknn model does not match the RKNPU hardware version!]": (
         {},
         "EncoderPlatformError",
@@ -225,6 +225,13 @@ def test_a_failed_run_does_not_give_the_numbers_of_the_picture_before(wheel: Any
             encoder.encode(picture(2), "2")
         wheel.last.rknn_runtime.words["run"] = "0"
         assert (encoder.encode(picture(3), "3").data[0] == expected(picture(3))).all()
+
+
+def test_a_wheel_that_hides_its_runs(wheel: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(wheel.Runtime, "run")
+    with pytest.raises(RKNNWheelError, match="does not show whether a run failed"):
+        RKNNEncoder(write(tmp_path), SPEC)
+    assert wheel.last.released == 1
 
 
 def test_pixels_of_another_kind(wheel: Any, tmp_path: Path) -> None:
