@@ -5,7 +5,13 @@
     │   └── ImageTooLargeError          a picture over a limit
     ├── EncoderError                    the vision encoder                               exit 4
     │   ├── EncoderFileError            the file is missing, or is not an encoder
+    │   │   └── EncoderPlatformError    built for another SoC                            exit 41
     │   ├── EncoderUnavailableError     what runs this kind of file is not installed here
+    │   │   ├── RKNNWheelError          rknn-toolkit-lite2                               exit 42
+    │   │   ├── RKNNLibraryError        librknnrt.so: not there, damaged, or too old     exit 43
+    │   │   └── RKNNDriverError         the NPU's driver: none, or not for this user     exit 44
+    │   ├── EncoderMemoryError          the NPU has no memory for it                     exit 45
+    │   ├── CoreMaskError               a mask that is not the vendor's, or not this SoC's   exit 46
     │   ├── EncoderMismatchError        the file and the profile disagree
     │   └── EmbeddingError              an array that is not a valid embedding
     ├── RequestError                    what was asked cannot be done                    exit 5
@@ -46,13 +52,19 @@ Surfaces take the exit code and the HTTP status from the class, never from the t
 from __future__ import annotations
 
 from encoders.errors import (
+    CoreMaskError,
     EmbeddingError,
     EncoderError,
     EncoderFileError,
+    EncoderMemoryError,
     EncoderMismatchError,
+    EncoderPlatformError,
     EncoderUnavailableError,
     ImageError,
     ImageTooLargeError,
+    RKNNDriverError,
+    RKNNLibraryError,
+    RKNNWheelError,
     RkvlmError,
 )
 
@@ -61,12 +73,15 @@ __all__ = [
     "ContextTooLongError",
     "ConversionError",
     "ConverterError",
+    "CoreMaskError",
     "CorePlanError",
     "DriverTooOldError",
     "EmbeddingError",
     "EncoderError",
     "EncoderFileError",
+    "EncoderMemoryError",
     "EncoderMismatchError",
+    "EncoderPlatformError",
     "EncoderUnavailableError",
     "FileChoiceError",
     "ImageError",
@@ -89,6 +104,9 @@ __all__ = [
     "OptionError",
     "ProfileError",
     "PromptError",
+    "RKNNDriverError",
+    "RKNNLibraryError",
+    "RKNNWheelError",
     "RequestError",
     "RkvlmError",
     "RunError",
