@@ -42,9 +42,15 @@
     ├── NPUError                        whose turn it is on the NPU                      exit 10
     │   ├── NPUBusyError                another process holds it, and nobody was to wait
     │   └── NPULockError                the files that say who holds it cannot be used
-    └── ConversionError                 a model could not be converted for the NPU       exit 11
-        ├── ConverterError              the converter is missing, or cannot be made here
-        └── AccuracyError               what was built answers otherwise than its original
+    ├── ConversionError                 a model could not be converted for the NPU       exit 11
+    │   ├── ConverterError              the converter is missing, or cannot be made here
+    │   └── AccuracyError               what was built answers otherwise than its original
+    └── EngineError                     the model's own process                          exit 9
+        ├── EngineQueueFullError        too many questions wait
+        ├── EngineCrashedError          the process ended in the middle of an answer
+        ├── EngineDeadlineError         an answer took longer than it may
+        ├── EngineFailedError           the process cannot be started, or cannot be ended
+        └── EngineStoppingError         the engine is being closed
 
 Surfaces take the exit code and the HTTP status from the class, never from the text.
 """
@@ -83,6 +89,12 @@ __all__ = [
     "EncoderMismatchError",
     "EncoderPlatformError",
     "EncoderUnavailableError",
+    "EngineCrashedError",
+    "EngineDeadlineError",
+    "EngineError",
+    "EngineFailedError",
+    "EngineQueueFullError",
+    "EngineStoppingError",
     "FileChoiceError",
     "ImageError",
     "ImageTooLargeError",
@@ -275,3 +287,36 @@ class ConverterError(ConversionError):
 
 class AccuracyError(ConversionError):
     """What was built gives something else than the file that it was built from; it was not kept."""
+
+
+class EngineError(RkvlmError):
+    """The model's own process cannot answer. retry_after: when asking again makes sense, in seconds, where known."""
+
+    exit_code = 9
+    http_status = 503
+
+    def __init__(self, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class EngineQueueFullError(EngineError):
+    """As many questions wait as may."""
+
+
+class EngineCrashedError(EngineError):
+    """The model's process ended, or had to be ended, while it had the question; what was told so far is all."""
+
+
+class EngineDeadlineError(EngineError):
+    """The answer was not complete when its time was over."""
+
+    http_status = 504
+
+
+class EngineFailedError(EngineError):
+    """The model's process cannot be started, or one that has to go cannot be ended: nothing is answered."""
+
+
+class EngineStoppingError(EngineError):
+    """The engine is being closed and takes no more questions."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from encoders import open_encoder
 from encoders.base import Encoder, ImageEmbedding, VisionSpec, join_embeddings
-from encoders.cache import EmbeddingCache, cache_key
+from encoders.cache import CacheStats, EmbeddingCache, cache_key
 from encoders.images import Source, load_image, read_image
 from encoders.paced import PacedEncoder
 from encoders.preprocess import fit_image
@@ -95,6 +95,16 @@ class VLM:
     def plan(self) -> Plan | None:
         """Which NPU cores the encoder and the language model use; None where there is no NPU."""
         return self._npu.plan
+
+    @property
+    def options(self) -> RunOptions:
+        """The options of a question that gives none."""
+        return self._usual
+
+    @property
+    def cache_stats(self) -> CacheStats:
+        """How often an embedding was found, and how many are kept."""
+        return self._cache.stats
 
     def encode(self, image: Source | ImageEmbedding) -> ImageEmbedding:
         """Encode one picture, to ask about it as often as wanted; the last ones encoded are kept (VLM_CACHE_BYTES).
