@@ -23,6 +23,7 @@ BUILT_IN = [
     "internvl2-1b",
     "janus-pro-1b",
     "qwen2-vl-2b", "qwen2-vl-7b", "qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen3-vl-2b", "qwen3-vl-4b",
+    "qwen3.5-0.8b", "qwen3.5-2b",
 ]  # fmt: skip
 KEYS = list(keys_of(Profile))
 _WRONG = {"string": 7, "integer": "7", "number": "x", "boolean": "yes", "array": "x", "one of": "sideways", "table": 3}
