@@ -22,6 +22,7 @@ BUILT_IN = [
     "demo",
     "internvl2-1b", "internvl2-2b", "internvl2-4b", "internvl3-1b", "internvl3-2b", "internvl3.5-1b", "internvl3.5-2b",
     "janus-1.3b", "janus-pro-1b",
+    "minicpm-v-2.6",
     "qwen2-vl-2b", "qwen2-vl-7b", "qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen3-vl-2b", "qwen3-vl-4b",
     "qwen3.5-0.8b", "qwen3.5-2b",
 ]  # fmt: skip
