@@ -25,6 +25,7 @@ BUILT_IN = [
     "minicpm-v-2.6",
     "qwen2-vl-2b", "qwen2-vl-7b", "qwen2.5-vl-3b", "qwen2.5-vl-7b", "qwen3-vl-2b", "qwen3-vl-4b",
     "qwen3.5-0.8b", "qwen3.5-2b",
+    "smolvlm-256m", "smolvlm-500m",
 ]  # fmt: skip
 KEYS = list(keys_of(Profile))
 _WRONG = {"string": 7, "integer": "7", "number": "x", "boolean": "yes", "array": "x", "one of": "sideways", "table": 3}
