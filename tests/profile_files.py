@@ -19,6 +19,7 @@ else:
     import tomli as tomllib
 
 BUILT_IN = [
+    "deepseek-ocr",
     "demo",
     "internvl2-1b", "internvl2-2b", "internvl2-4b", "internvl3-1b", "internvl3-2b", "internvl3.5-1b", "internvl3.5-2b",
     "janus-1.3b", "janus-pro-1b",
