@@ -24,7 +24,7 @@ NO_SOURCE_NEEDED = {"name", "family", "description", "sources", "unproven", "max
 
 BASE = table_of("qwen2-vl-2b")
 BASE |= {"thinking": False, "unproven": [], "sampling": {"top_k": 1}, "cores": {"encoder": "0", "llm": "3"}}
-BASE["encoder"] |= {"outputs": 1, "separators": False}
+BASE["encoder"] |= {"outputs": 1, "separators": False, "filter": "bicubic"}
 BASE["files"]["bundled"] = False
 BASE["sampling"] = {
     key.name.split(".")[1]: 1 if key.type == "integer" else 1.0 for key in KEYS if key.name.startswith("sampling.")

@@ -94,6 +94,9 @@ class EncoderKeys(_Table):
     fit: Literal["pad", "stretch", "crop"] = Field(
         default="pad", description="How a picture of another shape is made to fit."
     )
+    filter: Literal["bicubic", "lanczos"] = Field(
+        default="bicubic", description="What it is resized with; antialiased, whichever it is."
+    )
     background: tuple[Byte, Byte, Byte] = Field(
         (127, 127, 127), description="RGB, 0 to 255: behind transparent pixels, and for padding."
     )
