@@ -49,16 +49,19 @@ def test_each_key_broken_in_turn_is_named(name: str) -> None:
             assert f"{key.name}: missing" in problem(broken(table, key.name, None))
 
 
-def encoder_file(path: Path, *, size: tuple[int, int], tokens: int, width: int, outputs: int) -> Path:
-    """An encoder that gives zeros of its shape: a few hundred bytes, whatever the model."""
+def encoder_file(
+    path: Path, *, size: tuple[int, int], tokens: int, width: int, outputs: int, flat: bool = False
+) -> Path:
+    """An encoder that gives zeros of its shape, a few hundred bytes whatever the model. flat: without a batch."""
     names = [f"image{index}" for index in range(outputs)]
-    shape = numpy_helper.from_array(np.array([1, tokens, width]), "shape")
+    given = [tokens, width] if flat else [1, tokens, width]
+    shape = numpy_helper.from_array(np.array(given), "shape")
     nodes = [helper.make_node("ConstantOfShape", ["shape"], [name]) for name in names]
     graph = helper.make_graph(
         nodes,
         "encoder",
         [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, [1, 3, *size])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, tokens, width]) for name in names],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, given) for name in names],
         [shape],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
@@ -69,7 +72,10 @@ def encoder_file(path: Path, *, size: tuple[int, int], tokens: int, width: int, 
 def test_an_encoder_of_another_model_is_refused_with_both_values(tmp_path: Path, name: str) -> None:
     spec = load_profile(name).vision
     facts = {"size": (spec.height, spec.width_px), "tokens": spec.tokens, "width": spec.width, "outputs": spec.outputs}
-    open_encoder(encoder_file(tmp_path / "own.onnx", **facts), spec).close()
+    for flat in (False, True):  # DeepSeek-OCR's export gives no batch
+        with open_encoder(encoder_file(tmp_path / f"own{flat}.onnx", **facts, flat=flat), spec) as own:
+            blank = np.zeros((1, spec.height, spec.width_px, 3), np.uint8)
+            assert own.encode(blank, "").data.shape == (1, spec.tokens, spec.width * spec.outputs)
     said = "the profile says {}, the file has {}"
     others = {
         "tokens": ({"tokens": spec.tokens + 1}, said.format(spec.tokens, spec.tokens + 1)),
