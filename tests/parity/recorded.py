@@ -173,8 +173,8 @@ TEMPLATES: dict[str, Template] = {
     "qwen2.5-vl": Template(
         _QWEN_IMAGE,
         _QWEN_IMAGE,
-        "Qwen2.5-VL chat_template.json, quoted whole in public training code",
-        read=("qwen2.5-vl-3b", "qwen2.5-vl-7b"),
+        "Qwen2.5-VL's, as training code quotes it whole and transformers' test_modeling_qwen2_5_vl.py expects it",
+        read=("qwen2.5-vl-7b",),
     ),
     "qwen3-vl": Template(
         _QWEN_IMAGE,
