@@ -70,7 +70,7 @@ class ModelInfo:
     """A profile, and which of its files are on this machine.
 
     directory: where they are looked for. encoder, llm: where they are, or None. wanted: for each of the two, the names
-    it may have there.
+    it may have there. unproven: the profile's keys whose value was inferred, or read for a sister model only.
     """
 
     name: str
@@ -80,6 +80,7 @@ class ModelInfo:
     encoder: Path | None
     llm: Path | None
     wanted: dict[str, list[str]]
+    unproven: tuple[str, ...]
 
     @property
     def ready(self) -> bool:
@@ -106,7 +107,7 @@ def _info(profile: Profile, directory: Path) -> ModelInfo:
     sides = [keys for keys in (profile.files.host, profile.files.board) if keys is not None]
     wanted: dict[str, list[str]] = {part: [name for keys in sides for name in getattr(keys, part)] for part in PARTS}
     about = (profile.name, profile.description, profile.min_release)
-    return ModelInfo(*about, directory, found["encoder"], found["llm"], wanted)
+    return ModelInfo(*about, directory, found["encoder"], found["llm"], wanted, profile.unproven)
 
 
 def _profile_of(model: str | Path, settings: Settings) -> tuple[Profile, Path]:

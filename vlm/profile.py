@@ -94,6 +94,9 @@ class EncoderKeys(_Table):
     fit: Literal["pad", "stretch", "crop"] = Field(
         default="pad", description="How a picture of another shape is made to fit."
     )
+    filter: Literal["bicubic", "lanczos"] = Field(
+        default="bicubic", description="What it is resized with; antialiased, whichever it is."
+    )
     background: tuple[Byte, Byte, Byte] = Field(
         (127, 127, 127), description="RGB, 0 to 255: behind transparent pixels, and for padding."
     )
@@ -105,6 +108,7 @@ class EncoderKeys(_Table):
         None, ge=1, description="Side of a patch in pixels; given, size and tokens are checked against it."
     )
     merge: int = Field(1, ge=1, description="Patches along each side that become one token.")
+    separators: bool = Field(False, description="One more token ends each row of tokens, and one more the image.")
 
     @model_validator(mode="after")
     def _tokens_follow_from_size(self) -> EncoderKeys:
@@ -114,9 +118,11 @@ class EncoderKeys(_Table):
         for key, pixels in (("height", self.height), ("width_px", self.width_px)):
             if pixels % cell:
                 raise key_error(key, f"expected a multiple of patch x merge = {cell}; got {pixels}")
-        tokens = (self.height // cell) * (self.width_px // cell)
+        rows, columns = self.height // cell, self.width_px // cell
+        tokens = rows * (columns + 1) + 1 if self.separators else rows * columns
         if self.tokens != tokens:
             size = f"{self.width_px} x {self.height} pixels in cells of {cell}"
+            size += " with separators" if self.separators else ""
             raise key_error("tokens", f"expected {tokens}, which is {size}; got {self.tokens}")
         return self
 
@@ -211,7 +217,7 @@ class Profile(_Table):
         """What the encoder takes and gives, in the encoders' own terms."""
         from encoders.base import VisionSpec
 
-        return VisionSpec(**self.encoder.model_dump(exclude={"patch", "merge"}))
+        return VisionSpec(**self.encoder.model_dump(exclude={"patch", "merge", "separators"}))
 
     @property
     def control_tags(self) -> tuple[str, ...]:
