@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from encoders.errors import EmbeddingError
 
 Fit = Literal["pad", "stretch", "crop"]
+Filter = Literal["bicubic", "lanczos"]
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,10 @@ class VisionSpec:
     """What a vision encoder takes and gives, as its model's profile says it.
 
     height, width_px: the input's size in pixels. fit: how a picture of another shape is brought to it (see
-    `encoders.preprocess`). background: RGB 0 to 255, for transparent pixels and for padding. tokens: embeddings per
-    image. width: the language model's hidden size. outputs: tensors the encoder gives (1, or 1 + deepstack levels).
-    mean, std: normalisation of pixels in 0 to 1, used by the ONNX encoder only; a .rknn has them baked in.
+    `encoders.preprocess`). filter: what it is resized with, antialiased. background: RGB 0 to 255, for transparent
+    pixels and for padding. tokens: embeddings per image. width: the language model's hidden size. outputs: tensors the
+    encoder gives (1, or 1 + deepstack levels). mean, std: normalisation of pixels in 0 to 1, used by the ONNX encoder
+    only; a .rknn has them baked in.
     """
 
     height: int
@@ -30,6 +32,7 @@ class VisionSpec:
     width: int
     outputs: int = 1
     fit: Fit = "pad"
+    filter: Filter = "bicubic"
     background: tuple[int, int, int] = (127, 127, 127)
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)

@@ -30,7 +30,7 @@ class CacheStats(NamedTuple):
 def cache_key(content_hash: str, encoder: Encoder) -> CacheKey:
     """The key of a picture's embedding by this encoder; its spec says how the picture is preprocessed."""
     spec = encoder.spec
-    preprocessing = f"{spec.height}x{spec.width_px} {spec.fit} {spec.background} {spec.mean} {spec.std}"
+    preprocessing = f"{spec.height}x{spec.width_px} {spec.fit} {spec.filter} {spec.background} {spec.mean} {spec.std}"
     return CacheKey(content_hash, encoder.identity, preprocessing)
 
 

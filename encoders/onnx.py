@@ -11,7 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.base import ImageEmbedding, VisionSpec
-from encoders.errors import EncoderError, EncoderFileError, EncoderMismatchError, EncoderUnavailableError
+from encoders.errors import EncoderError, EncoderFileError, EncoderUnavailableError
+from encoders.files import RKNN_MAGIC, begins, file_identity
+from encoders.tensors import (
+    Difference,
+    blank,
+    check_pixels,
+    count_difference,
+    joined,
+    output_differences,
+    refuse_differences,
+    words,
+)
 
 _INPUT_TYPES: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _OUTPUT_TYPES = ("tensor(float)", "tensor(float16)")
@@ -33,7 +44,7 @@ class OnnxEncoder:
     def __init__(self, path: str | os.PathLike[str], spec: VisionSpec, *, threads: int | None = None) -> None:
         self._path = Path(path)
         self.spec = spec
-        self.identity = _identity(self._path)
+        self.identity = file_identity(self._path)
         self._session: Any = _open(self._path, threads)
         try:
             kind = self._check_input()
@@ -61,10 +72,8 @@ class OnnxEncoder:
         the pixels have another shape or dtype, when the encoder is closed, and when the run fails; EmbeddingError when
         the numbers are not finite.
         """
-        expected = (1, self.spec.height, self.spec.width_px, 3)
-        if pixels.dtype != np.uint8 or pixels.shape != expected:
-            raise EncoderError(f"The encoder takes uint8 {expected}; got {pixels.dtype} {pixels.shape}.")
-        return ImageEmbedding(self._joined(self._run(pixels)), (content_hash,))
+        check_pixels(pixels, self.spec)
+        return ImageEmbedding(joined(self._path, self._run(pixels), self.spec), (content_hash,))
 
     def close(self) -> None:
         """Give back what ONNX Runtime holds; may be called twice."""
@@ -82,18 +91,6 @@ class OnnxEncoder:
             raise EncoderError(f"{str(self._path)!r}: the encoder failed: {_first_line(exc)}") from exc
         return outputs
 
-    def _joined(self, outputs: list[NDArray[np.floating[Any]]]) -> NDArray[np.float32]:
-        """The outputs as one float32 array (1, tokens, width x outputs), [token][output][width]."""
-        tokens, width = self.spec.tokens, self.spec.width
-        self._refuse_differences([_shape_differences(list(output.shape), self.spec) for output in outputs])
-        if len(outputs) == 1:
-            only = np.ascontiguousarray(outputs[0], np.float32)  # The same array, if it is that already.
-            return only if only.ndim == 3 else only.reshape(1, tokens, width)
-        joined = np.empty((1, tokens, len(outputs), width), np.float32)
-        for index, output in enumerate(outputs):
-            joined[0, :, index, :] = output.reshape(tokens, width)
-        return joined.reshape(1, tokens, len(outputs) * width)
-
     def _check_input(self) -> type[np.floating[Any]]:
         """Compare the file's input with the spec; its dtype."""
         inputs = self._session.get_inputs()
@@ -107,16 +104,14 @@ class OnnxEncoder:
         if len(shape) != 4 or any(
             isinstance(has, int) and has != want for has, want in zip(shape, wanted, strict=True)
         ):
-            self._refuse_differences([[("input (images, channels, height, width)", _words(wanted), _words(shape))]])
+            what = "input (images, channels, height, width)"
+            refuse_differences(self._path, [Difference(what, words(wanted), words(shape))])
         return _INPUT_TYPES[kind]
 
     def _check_outputs(self) -> None:
         """Compare the file's outputs with the spec: by its static shapes, else by what a blank picture gives."""
         outputs = self._session.get_outputs()
-        differences = []
-        if len(outputs) != self.spec.outputs:
-            names = ", ".join(repr(entry.name) for entry in outputs)
-            differences.append([("outputs", str(self.spec.outputs), f"{len(outputs)} ({names})")])
+        differences = count_difference([entry.name for entry in outputs], self.spec)
         for entry in outputs:
             if entry.type not in _OUTPUT_TYPES:
                 raise EncoderFileError(
@@ -124,17 +119,10 @@ class OnnxEncoder:
                 )
         shapes = [list(entry.shape or ()) for entry in outputs]
         if not differences and not all(_is_static(shape) for shape in shapes):
-            blank = np.zeros((1, self.spec.height, self.spec.width_px, 3), np.uint8)
-            shapes = [list(output.shape) for output in self._run(blank)]
-        self._refuse_differences([*differences, *(_shape_differences(shape, self.spec) for shape in shapes)])
-
-    def _refuse_differences(self, differences: list[list[tuple[str, str, str]]]) -> None:
-        found = dict.fromkeys(difference for each in differences for difference in each)  # Each once, in order.
-        if found:
-            words = "; ".join(f"{what}: the profile says {wanted}, the file has {has}" for what, wanted, has in found)
-            raise EncoderMismatchError(
-                f"{str(self._path)!r} does not fit the profile. {words}. Use the profile made for this file."
-            )
+            shapes = [list(output.shape) for output in self._run(blank(self.spec))]
+        for shape in shapes:
+            differences += output_differences(shape, self.spec)
+        refuse_differences(self._path, differences)
 
 
 def _open(path: Path, threads: int | None) -> Any:
@@ -142,7 +130,7 @@ def _open(path: Path, threads: int | None) -> Any:
     runtime = _runtime(path)
     if path.is_dir():
         raise EncoderFileError(f"{str(path)!r} is a directory; give the .onnx file in it.")
-    if _begins(path, b"RKNN"):
+    if begins(path, RKNN_MAGIC):
         raise EncoderFileError(f"{str(path)!r} is an .rknn file by its content; name it so.")
     options = runtime.SessionOptions()
     options.log_severity_level = 4  # Failures are raised; they need not be printed as well.
@@ -164,38 +152,9 @@ def _runtime(path: Path) -> ModuleType:
     return onnxruntime  # type: ignore[no-any-return]
 
 
-def _identity(path: Path) -> str:
-    """The file's place, size and time of change: another file, or the same one exported anew, has another identity."""
-    try:
-        status = path.stat()
-    except OSError as exc:
-        raise EncoderFileError(f"{str(path)!r} cannot be read: {exc.strerror}.") from exc
-    return f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
-
-
-def _begins(path: Path, magic: bytes) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(len(magic)) == magic
-    except OSError as exc:
-        raise EncoderFileError(f"{str(path)!r} cannot be read: {exc.strerror}.") from exc
-
-
 def _is_static(shape: list[Any]) -> bool:
     """Whether the file says tokens and width; the leading 1 may have a name."""
-    return len(shape) in {2, 3} and all(isinstance(side, int) for side in shape[-2:])
-
-
-def _shape_differences(shape: list[Any], spec: VisionSpec) -> list[tuple[str, str, str]]:
-    """What differs between an output's shape and the spec: (what, wanted, has)."""
-    if len(shape) not in {2, 3} or (len(shape) == 3 and isinstance(shape[0], int) and shape[0] != 1):
-        return [("output shape", _words([1, spec.tokens, spec.width]), _words(shape))]
-    pairs = (("tokens", spec.tokens, shape[-2]), ("width", spec.width, shape[-1]))
-    return [(what, str(wanted), str(has)) for what, wanted, has in pairs if wanted != has]
-
-
-def _words(shape: list[Any]) -> str:
-    return " x ".join("any" if side is None else str(side) for side in shape) or "a single number"
+    return len(shape) >= 2 and all(isinstance(side, int) for side in shape[-2:])
 
 
 def _first_line(exc: Exception) -> str:

@@ -7,7 +7,7 @@ import os
 from typing import Any, cast
 
 from encoders.base import Encoder, VisionSpec
-from encoders.errors import EncoderFileError, EncoderUnavailableError
+from encoders.errors import EncoderFileError
 
 # File suffix: module and class. A module is imported when a file of its kind is opened, and not before.
 ENCODERS = {
@@ -28,12 +28,5 @@ def open_encoder(path: str | os.PathLike[str], spec: VisionSpec, **options: Any)
         known = " or ".join(ENCODERS)
         raise EncoderFileError(f"{os.fspath(path)!r}: the name of an encoder file ends in {known}, not in {suffix!r}.")
     module, _, name = target.partition(":")
-    try:
-        opened = importlib.import_module(module)
-    except ModuleNotFoundError as exc:
-        if exc.name != module:
-            raise
-        raise EncoderUnavailableError(
-            f"{os.fspath(path)!r}: this version of rkvlm does not run {suffix} encoders yet; use an .onnx one."
-        ) from exc
+    opened = importlib.import_module(module)
     return cast("Encoder", getattr(opened, name)(path, spec, **options))

@@ -17,13 +17,15 @@ from encoders.base import VisionSpec
 from encoders.errors import ImageError
 from encoders.images import Picture
 
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
+
 
 def fit_image(picture: Picture | NDArray[np.uint8], spec: VisionSpec) -> NDArray[np.uint8]:
     """Bring a picture to the encoder's input size by the spec's fit policy.
 
     Give the Picture itself rather than its pixels: a JPEG decoded at reduced scale can end inside a pixel, and the
-    Picture knows where. Resized with an antialiased bicubic filter first and padded with spec.background then, so that
-    the filter does not mix the two. A picture that has the size already is passed on without a copy.
+    Picture knows where. Resized with the spec's filter, antialiased, first and padded with spec.background then, so
+    that the filter does not mix the two. A picture that has the size already is passed on without a copy.
 
     Returns uint8 RGB of shape (1, height, width, 3), C-contiguous. Raises ImageError for an array that is not uint8 of
     shape (height, width, 3).
@@ -38,7 +40,7 @@ def fit_image(picture: Picture | NDArray[np.uint8], spec: VisionSpec) -> NDArray
     if spec.fit == "crop":
         box = _middle(box, size, spec)
     top, left, height, width = picture_area(size, spec)
-    resized = _resize(pixels, (height, width), box)
+    resized = _resize(pixels, (height, width), box, _FILTERS[spec.filter])
     if (height, width) == (spec.height, spec.width_px):
         return resized[None]
     out = np.empty((1, spec.height, spec.width_px, 3), np.uint8)
@@ -71,11 +73,14 @@ def _middle(
 
 
 def _resize(
-    pixels: NDArray[np.uint8], size: tuple[int, int], box: tuple[float, float, float, float]
+    pixels: NDArray[np.uint8],
+    size: tuple[int, int],
+    box: tuple[float, float, float, float],
+    resample: Image.Resampling,
 ) -> NDArray[np.uint8]:
     """The box of the pixels, brought to `size` (height, width)."""
     if pixels.shape[:2] == size and box == (0, 0, size[1], size[0]):
         return pixels
     # When shrinking, Pillow widens the filter by the factor, which is what keeps fine detail from aliasing.
-    picture = Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
+    picture = Image.fromarray(pixels).resize((size[1], size[0]), resample, box=box)
     return np.asarray(picture)

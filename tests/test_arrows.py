@@ -19,11 +19,14 @@ OPEN_TO_SURFACES = ("vlm.errors", "vlm.options")
 RUNTIMES = ("vlm.rkllm", "vlm.host")
 DATA = ("vlm.rkllm.abi",)
 MEETING_PLACE = ("vlm.pipeline",)
+# The commands that measure the rooms themselves, and that make their files, have to name them.
+EXCEPTIONS = {
+    "vlm.cli.bench": ("vlm.bench", "vlm.resources"),
+    "vlm.cli.convert": ("vlm.convert",),
+}
 # The engine holds a whole model in a process: what it needs is what anybody gets.
 ENGINE = ("vlm.engine",)
 OPEN_TO_ENGINE = (*ENGINE, *OPEN_TO_SURFACES)
-# The command that measures the rooms themselves has to name them.
-EXCEPTIONS = {"vlm.cli.bench": ("vlm.bench", "vlm.resources")}
 MODULE_NAME = re.compile(r"(?:vlm|encoders)(?:\.\w+)+(?::\w+)?")
 
 

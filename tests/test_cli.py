@@ -127,6 +127,12 @@ def test_models_lists_the_profiles() -> None:
         assert name in done.stdout
     rows = json.loads(vlm("models", "--json").stdout)
     assert [row["name"] for row in rows if row["encoder"] and row["llm"]] == ["demo"]
+    # What could not be read anywhere is said in words, each key by its name.
+    unproven = {row["name"]: row["unproven"] for row in rows}
+    assert (unproven["qwen2-vl-2b"], unproven["internvl2-2b"]) == ([], ["control", "encoder.width"])
+    assert "Unproven" in done.stdout
+    assert "  internvl2-2b: control, encoder.width\n" in done.stdout
+    assert "  qwen2-vl-2b:" not in done.stdout
 
 
 def test_version_and_help() -> None:
@@ -135,7 +141,10 @@ def test_version_and_help() -> None:
     assert vlm().returncode in (0, 2)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["describe", "--help"], ["chat", "--help"], ["models", "--help"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["describe", "--help"], ["chat", "--help"], ["models", "--help"], ["convert", "vision", "--help"]],
+)
 def test_help_is_light(words: list[str]) -> None:
     code = (
         "import sys\n"

@@ -1,10 +1,10 @@
-# ruff: noqa: RUF001 - the models' own tags hold characters that look like others
-
 from __future__ import annotations
 
 import pytest
+from golden_prompts import CONVERSATIONS, GOLDEN, ONE
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from profile_files import BUILT_IN
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
 
@@ -13,80 +13,28 @@ from vlm.profile import Profile, load_profile, parse_profile
 from vlm.prompt import IMAGE, Message, Part, RenderedPrompt, render
 from vlm.resources import configs_dir
 
-PROFILES = {
-    name: load_profile(name) for name in ("demo", "internvl2-1b", "janus-pro-1b", "qwen2-vl-2b", "qwen2.5-vl-3b")
-}
-
-ONE = [Message("user", [IMAGE, "What is this?"])]
-TWO = [Message("user", ["Compare ", IMAGE, " with ", IMAGE, "."])]
-TURNS = [
-    Message("user", [IMAGE, "What is this?"]),
-    Message("assistant", "A red circle."),
-    Message("user", "Is it large?"),
-]
-SYSTEM = [Message("system", "Be brief."), Message("user", "Hello")]
-
-INTERN = (
-    "<|im_start|>system\n你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，"
-    "英文名叫InternVL, 是一个有用无害的人工智能助手。<|im_end|>"
-)
-JANUS = (
-    "<｜begin▁of▁sentence｜>You are a helpful language and vision assistant. You are able to understand the visual "
-    "content that the user provides, and assist the user with a variety of tasks using natural language.\n\n"
-)
-QWEN = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-QWEN_CASES = [
-    (ONE, QWEN + "<|im_start|>user\n<image>What is this?<|im_end|>\n<|im_start|>assistant\n"),
-    (TWO, QWEN + "<|im_start|>user\nCompare <image> with <image>.<|im_end|>\n<|im_start|>assistant\n"),
-    (
-        TURNS,
-        QWEN + "<|im_start|>user\n<image>What is this?<|im_end|>\n<|im_start|>assistant\nA red circle.<|im_end|>\n"
-        "<|im_start|>user\nIs it large?<|im_end|>\n<|im_start|>assistant\n",
-    ),
-    (
-        SYSTEM,
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n",
-    ),
-]
-GOLDEN = {
-    "demo": [(messages, text.removeprefix(QWEN)) for messages, text in QWEN_CASES],
-    "qwen2-vl-2b": QWEN_CASES,
-    "qwen2.5-vl-3b": QWEN_CASES,
-    "internvl2-1b": [
-        (ONE, INTERN + "<|im_start|>user\n<image>\nWhat is this?<|im_end|><|im_start|>assistant\n"),
-        (
-            TWO,
-            INTERN + "<|im_start|>user\nCompare Image-1: <image>\n with Image-2: <image>\n.<|im_end|>"
-            "<|im_start|>assistant\n",
-        ),
-        (
-            TURNS,
-            INTERN + "<|im_start|>user\n<image>\nWhat is this?<|im_end|><|im_start|>assistant\nA red circle.<|im_end|>"
-            "<|im_start|>user\nIs it large?<|im_end|><|im_start|>assistant\n",
-        ),
-        (
-            SYSTEM,
-            "<|im_start|>system\nBe brief.<|im_end|><|im_start|>user\nHello<|im_end|><|im_start|>assistant\n",
-        ),
-    ],
-    "janus-pro-1b": [
-        (ONE, JANUS + "<|User|>: <image>\nWhat is this?\n\n<|Assistant|>:"),
-        (TWO, JANUS + "<|User|>: Compare\n<image>\nwith\n<image>\n.\n\n<|Assistant|>:"),
-        (
-            TURNS,
-            JANUS + "<|User|>: <image>\nWhat is this?\n\n<|Assistant|>: A red circle.<｜end▁of▁sentence｜>"
-            "<|User|>: Is it large?\n\n<|Assistant|>:",
-        ),
-        (SYSTEM, "<｜begin▁of▁sentence｜>Be brief.\n\n<|User|>: Hello\n\n<|Assistant|>:"),
-    ],
-}
+PROFILES = {name: load_profile(name) for name in GOLDEN}
 
 
+@pytest.mark.parametrize("case", range(4), ids=list(CONVERSATIONS))
 @pytest.mark.parametrize("name", GOLDEN)
-@pytest.mark.parametrize("case", range(4), ids=["one image", "two images", "turns", "system"])
 def test_built_in_profiles_render_as_their_models_expect(name: str, case: int) -> None:
-    messages, expected = GOLDEN[name][case]
-    assert render(PROFILES[name], messages) == RenderedPrompt(expected, (1, 2, 1, 0)[case])
+    messages = list(CONVERSATIONS.values())[case]
+    assert render(PROFILES[name], messages) == RenderedPrompt(GOLDEN[name][case], (1, 2, 1, 0)[case])
+
+
+def test_every_built_in_profile_has_its_prompts() -> None:
+    assert sorted(GOLDEN) == sorted(BUILT_IN)
+
+
+def test_a_thinking_model_thinks_when_asked_and_forgets_its_earlier_thoughts() -> None:
+    profile = PROFILES["qwen3.5-0.8b"]
+    thought = Message("assistant", "It is round.\n</think>\n\nA circle.")
+    prompt = render(profile, [Message("user", "What?"), thought, Message("user", "Sure?")], thinking=True).text
+    assert prompt == (
+        "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\nA circle.<|im_end|>\n"
+        "<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n<think>\n"
+    )
 
 
 def test_an_empty_system_message_means_none() -> None:
@@ -94,9 +42,9 @@ def test_an_empty_system_message_means_none() -> None:
     assert prompt.text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_two_images_side_by_side_stand_on_two_lines_for_janus() -> None:
+def test_two_images_side_by_side_stand_on_lines_of_their_own_for_janus() -> None:
     prompt = render(PROFILES["janus-pro-1b"], [Message("user", [IMAGE, IMAGE, "Compare."])])
-    assert prompt.text.endswith("<|User|>: <image>\n<image>\nCompare.\n\n<|Assistant|>:")
+    assert prompt.text.endswith("<|User|>: <image>\n\n<image>\nCompare.\n\n<|Assistant|>:")
 
 
 def test_neighbouring_texts_become_one_and_empty_ones_go() -> None:

@@ -5,11 +5,18 @@
     │   └── ImageTooLargeError          a picture over a limit
     ├── EncoderError                    the vision encoder                               exit 4
     │   ├── EncoderFileError            the file is missing, or is not an encoder
+    │   │   └── EncoderPlatformError    built for another SoC                            exit 41
     │   ├── EncoderUnavailableError     what runs this kind of file is not installed here
+    │   │   ├── RKNNWheelError          rknn-toolkit-lite2                               exit 42
+    │   │   ├── RKNNLibraryError        librknnrt.so: not there, damaged, or too old     exit 43
+    │   │   └── RKNNDriverError         the NPU's driver: none, or not for this user     exit 44
+    │   ├── EncoderMemoryError          the NPU has no memory for it                     exit 45
+    │   ├── CoreMaskError               a mask that is not the vendor's, or not this SoC's   exit 46
     │   ├── EncoderMismatchError        the file and the profile disagree
     │   └── EmbeddingError              an array that is not a valid embedding
     ├── RequestError                    what was asked cannot be done                    exit 5
     │   ├── ProfileError                a profile that is unknown, incomplete or wrong
+    │   │   └── FileChoiceError         several files fit where one is wanted
     │   ├── PromptError                 a prompt that cannot be rendered safely
     │   ├── OptionError                 an option out of range or not usable here
     │   ├── FolderError                 a folder that cannot be captioned
@@ -33,15 +40,18 @@
     │   ├── ModelBusyError              a second run on a handle
     │   └── ModelClosedError            used after close()
     ├── NotSupportedByRuntime           this release has no such function                exit 8
-    ├── EngineError                     the model's own process                          exit 9
-    │   ├── EngineQueueFullError        too many questions wait
-    │   ├── EngineCrashedError          the process ended in the middle of an answer
-    │   ├── EngineDeadlineError         an answer took longer than it may
-    │   ├── EngineFailedError           the process cannot be started, or cannot be ended
-    │   └── EngineStoppingError         the engine is being closed
-    └── NPUError                        whose turn it is on the NPU                      exit 10
-        ├── NPUBusyError                another process holds it, and nobody was to wait
-        └── NPULockError                the files that say who holds it cannot be used
+    ├── NPUError                        whose turn it is on the NPU                      exit 10
+    │   ├── NPUBusyError                another process holds it, and nobody was to wait
+    │   └── NPULockError                the files that say who holds it cannot be used
+    ├── ConversionError                 a model could not be converted for the NPU       exit 11
+    │   ├── ConverterError              the converter is missing, or cannot be made here
+    │   └── AccuracyError               what was built answers otherwise than its original
+    └── EngineError                     the model's own process                          exit 9
+        ├── EngineQueueFullError        too many questions wait
+        ├── EngineCrashedError          the process ended in the middle of an answer
+        ├── EngineDeadlineError         an answer took longer than it may
+        ├── EngineFailedError           the process cannot be started, or cannot be ended
+        └── EngineStoppingError         the engine is being closed
 
 Surfaces take the exit code and the HTTP status from the class, never from the text.
 """
@@ -49,24 +59,36 @@ Surfaces take the exit code and the HTTP status from the class, never from the t
 from __future__ import annotations
 
 from encoders.errors import (
+    CoreMaskError,
     EmbeddingError,
     EncoderError,
     EncoderFileError,
+    EncoderMemoryError,
     EncoderMismatchError,
+    EncoderPlatformError,
     EncoderUnavailableError,
     ImageError,
     ImageTooLargeError,
+    RKNNDriverError,
+    RKNNLibraryError,
+    RKNNWheelError,
     RkvlmError,
 )
 
 __all__ = [
+    "AccuracyError",
     "ContextTooLongError",
+    "ConversionError",
+    "ConverterError",
+    "CoreMaskError",
     "CorePlanError",
     "DriverTooOldError",
     "EmbeddingError",
     "EncoderError",
     "EncoderFileError",
+    "EncoderMemoryError",
     "EncoderMismatchError",
+    "EncoderPlatformError",
     "EncoderUnavailableError",
     "EngineCrashedError",
     "EngineDeadlineError",
@@ -74,6 +96,7 @@ __all__ = [
     "EngineFailedError",
     "EngineQueueFullError",
     "EngineStoppingError",
+    "FileChoiceError",
     "FolderError",
     "ImageError",
     "ImageTooLargeError",
@@ -95,6 +118,9 @@ __all__ = [
     "OptionError",
     "ProfileError",
     "PromptError",
+    "RKNNDriverError",
+    "RKNNLibraryError",
+    "RKNNWheelError",
     "RequestError",
     "RkvlmError",
     "RunError",
@@ -114,6 +140,10 @@ class RequestError(RkvlmError):
 
 class ProfileError(RequestError):
     """A profile that is unknown, incomplete, or wrong; the message names the key."""
+
+
+class FileChoiceError(ProfileError):
+    """Several files of a model directory fit where one is wanted; say which."""
 
 
 class PromptError(RequestError):
@@ -234,6 +264,37 @@ class NotSupportedByRuntime(RkvlmError):
         self.what, self.release, self.first = what, release, first
 
 
+class NPUError(RkvlmError):
+    """Whose turn it is on the NPU cannot be settled."""
+
+    exit_code = 10
+    http_status = 503
+
+
+class NPUBusyError(NPUError):
+    """Another process holds the NPU, and waiting was not wanted; the message names it."""
+
+
+class NPULockError(NPUError):
+    """The files that say who holds the NPU cannot be made or opened."""
+
+    http_status = 500
+
+
+class ConversionError(RkvlmError):
+    """A model could not be converted for the NPU; the message says what the vendor's toolkit said."""
+
+    exit_code = 11
+
+
+class ConverterError(ConversionError):
+    """The converter's environment is missing or incomplete, or cannot be made on this machine."""
+
+
+class AccuracyError(ConversionError):
+    """What was built gives something else than the file that it was built from; it was not kept."""
+
+
 class EngineError(RkvlmError):
     """The model's own process cannot answer. retry_after: when asking again makes sense, in seconds, where known."""
 
@@ -265,20 +326,3 @@ class EngineFailedError(EngineError):
 
 class EngineStoppingError(EngineError):
     """The engine is being closed and takes no more questions."""
-
-
-class NPUError(RkvlmError):
-    """Whose turn it is on the NPU cannot be settled."""
-
-    exit_code = 10
-    http_status = 503
-
-
-class NPUBusyError(NPUError):
-    """Another process holds the NPU, and waiting was not wanted; the message names it."""
-
-
-class NPULockError(NPUError):
-    """The files that say who holds the NPU cannot be made or opened."""
-
-    http_status = 500

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from vlm.errors import EncoderFileError, ModelLoadError, ProfileError
+from vlm.errors import EncoderFileError, FileChoiceError, ModelLoadError, ProfileError
+from vlm.npu import find_soc
 from vlm.profile import FilePart, Profile, Side, list_profiles, load_profile
 from vlm.resources import demo_dir
 from vlm.settings import Settings, load_settings
@@ -69,7 +70,7 @@ class ModelInfo:
     """A profile, and which of its files are on this machine.
 
     directory: where they are looked for. encoder, llm: where they are, or None. wanted: for each of the two, the names
-    it may have there.
+    it may have there. unproven: the profile's keys whose value was inferred, or read for a sister model only.
     """
 
     name: str
@@ -79,6 +80,7 @@ class ModelInfo:
     encoder: Path | None
     llm: Path | None
     wanted: dict[str, list[str]]
+    unproven: tuple[str, ...]
 
     @property
     def ready(self) -> bool:
@@ -100,8 +102,7 @@ def model_name(model: str | Path | None = None) -> str:
 
     Raises ProfileError when there is no such profile, OptionError when a setting is wrong.
     """
-    settings = load_settings()
-    return _profile_of(model if model is not None else settings.model or DEFAULT_MODEL, settings)[0].name
+    return find_profile(model, load_settings()).name
 
 
 def _info(profile: Profile, directory: Path) -> ModelInfo:
@@ -114,7 +115,7 @@ def _info(profile: Profile, directory: Path) -> ModelInfo:
     sides = [keys for keys in (profile.files.host, profile.files.board) if keys is not None]
     wanted: dict[str, list[str]] = {part: [name for keys in sides for name in getattr(keys, part)] for part in PARTS}
     about = (profile.name, profile.description, profile.min_release)
-    return ModelInfo(*about, directory, found["encoder"], found["llm"], wanted)
+    return ModelInfo(*about, directory, found["encoder"], found["llm"], wanted, profile.unproven)
 
 
 def _profile_of(model: str | Path, settings: Settings) -> tuple[Profile, Path]:
@@ -134,12 +135,19 @@ def _home(profile: Profile, settings: Settings) -> Path:
 
 
 def _in_directory(profile: Profile, directory: Path, part: FilePart) -> Path:
-    """Return the file of the host or of the board, whichever is there; the host's where both are."""
+    """Return the file of this side, a board or a PC; where there is none, the other side's.
+
+    So a board takes its own encoder and, where a model has no .rkllm, the PC's language model. A PC that stands for a
+    board (VLM_SOC) stays a PC here: it runs no .rknn.
+    """
     problems = []
-    sides: tuple[Side, ...] = ("host", "board")
+    soc = find_soc()
+    sides: tuple[Side, ...] = ("board", "host") if soc else ("host", "board")
     for side in sides:
         try:
-            return profile.find_file(directory, part, side)
+            return profile.find_file(directory, part, side, soc=soc.name if soc else None)
+        except FileChoiceError:
+            raise
         except ProfileError as exc:
             problems.append(str(exc))
     raise ProfileError(" ".join(dict.fromkeys(problems)))

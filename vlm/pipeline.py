@@ -26,6 +26,7 @@ from vlm.pace import Pace
 from vlm.prompt import IMAGE, Message, Part, render
 from vlm.rkllm.abi import RELEASES, abi
 from vlm.rkllm.library import Library, host_library, open_library
+from vlm.rkllm.messages import captured
 from vlm.rkllm.model import ImageTags, Model, ModelSettings, Placement, Request
 from vlm.settings import Settings, load_settings
 from vlm.turns import NpuTurns, open_turns
@@ -89,6 +90,11 @@ class VLM:
             self._opened: ExitStack | None = opened.pop_all()
 
     @property
+    def plan(self) -> Plan | None:
+        """Which NPU cores the encoder and the language model use; None where there is no NPU."""
+        return self._npu.plan
+
+    @property
     def options(self) -> RunOptions:
         """The options of a question that gives none."""
         return self._usual
@@ -97,11 +103,6 @@ class VLM:
     def cache_stats(self) -> CacheStats:
         """How often an embedding was found, and how many are kept."""
         return self._cache.stats
-
-    @property
-    def plan(self) -> Plan | None:
-        """Which NPU cores the encoder and the language model use; None where there is no NPU."""
-        return self._npu.plan
 
     def encode(self, image: Source | ImageEmbedding) -> ImageEmbedding:
         """Encode one picture, to ask about it as often as wanted; the last ones encoded are kept (VLM_CACHE_BYTES).
@@ -239,7 +240,8 @@ def _open_encoder(path: Path, spec: VisionSpec, plan: Plan | None, pace: Pace, t
     if path.suffix.lower() != ".rknn":
         encoder = open_encoder(path, spec, threads=threads)
         return PacedEncoder(encoder, pace.encode_ms) if pace.encode_ms else encoder
-    return open_encoder(path, spec, **({"core_mask": plan.core_mask, "soc": plan.soc.name} if plan else {}))
+    where = {"core_mask": plan.core_mask, "soc": plan.soc.name} if plan else {}
+    return open_encoder(path, spec, capture=captured, **where)
 
 
 def _placement(plan: Plan | None, library: Library) -> Placement:

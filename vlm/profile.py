@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from vlm.errors import ProfileError, RequestError
+from vlm.errors import FileChoiceError, ProfileError, RequestError
 from vlm.keys import did_you_mean, explain, key_error, keys_of
 from vlm.options import CoreOptions, Sampling
 from vlm.prompt import IMAGE, IMAGE_TAG, Message, render
@@ -94,6 +94,9 @@ class EncoderKeys(_Table):
     fit: Literal["pad", "stretch", "crop"] = Field(
         default="pad", description="How a picture of another shape is made to fit."
     )
+    filter: Literal["bicubic", "lanczos"] = Field(
+        default="bicubic", description="What it is resized with; antialiased, whichever it is."
+    )
     background: tuple[Byte, Byte, Byte] = Field(
         (127, 127, 127), description="RGB, 0 to 255: behind transparent pixels, and for padding."
     )
@@ -105,6 +108,7 @@ class EncoderKeys(_Table):
         None, ge=1, description="Side of a patch in pixels; given, size and tokens are checked against it."
     )
     merge: int = Field(1, ge=1, description="Patches along each side that become one token.")
+    separators: bool = Field(False, description="One more token ends each row of tokens, and one more the image.")
 
     @model_validator(mode="after")
     def _tokens_follow_from_size(self) -> EncoderKeys:
@@ -114,9 +118,11 @@ class EncoderKeys(_Table):
         for key, pixels in (("height", self.height), ("width_px", self.width_px)):
             if pixels % cell:
                 raise key_error(key, f"expected a multiple of patch x merge = {cell}; got {pixels}")
-        tokens = (self.height // cell) * (self.width_px // cell)
+        rows, columns = self.height // cell, self.width_px // cell
+        tokens = rows * (columns + 1) + 1 if self.separators else rows * columns
         if self.tokens != tokens:
             size = f"{self.width_px} x {self.height} pixels in cells of {cell}"
+            size += " with separators" if self.separators else ""
             raise key_error("tokens", f"expected {tokens}, which is {size}; got {self.tokens}")
         return self
 
@@ -211,7 +217,7 @@ class Profile(_Table):
         """What the encoder takes and gives, in the encoders' own terms."""
         from encoders.base import VisionSpec
 
-        return VisionSpec(**self.encoder.model_dump(exclude={"patch", "merge"}))
+        return VisionSpec(**self.encoder.model_dump(exclude={"patch", "merge", "separators"}))
 
     @property
     def control_tags(self) -> tuple[str, ...]:
@@ -226,7 +232,8 @@ class Profile(_Table):
         """Return the encoder or the language model in `directory`, for a PC ("host") or a board ("board").
 
         The language model of a PC is a directory, that of a board a file. soc: the SoC's name as file names have it
-        ("rk3588"); None accepts any. Raises ProfileError when there is none, or when a pattern fits several.
+        ("rk3588"); None accepts any. Raises ProfileError when there is none, FileChoiceError when a pattern fits
+        several.
         """
         keys = self.files.host if side == "host" else self.files.board
         if keys is None:
@@ -239,7 +246,7 @@ class Profile(_Table):
             found = _directory(root / pattern) if part == "llm" and side == "host" else sorted(root.glob(pattern))
             if len(found) > 1:
                 names = ", ".join(path.name for path in found)
-                raise ProfileError(
+                raise FileChoiceError(
                     f"{root} has several files for {pattern} ({part} of {self.name}): {names}. Say which with --{part}."
                 )
             if found:

@@ -98,6 +98,29 @@ class Root:
         place.touch()
         return place / "bin" / "python"
 
+    def wheel(self, requirement: str) -> Path:
+        """A directory with one aarch64 wheel unpacked, without what it depends on: `name==version`. Raises likewise."""
+        place = self.home / f"wheel-{requirement}"
+        with _alone(self.home.with_suffix(".lock")):
+            if not place.exists():
+                _say(f"Fetching {requirement} for aarch64 ...")
+                with _new(place) as work:
+                    _install(self, work, ["--no-deps", requirement])
+        return place
+
+    def write_python(self, place: Path, files: Path) -> None:
+        """A virtual environment's `bin/python` and `pyvenv.cfg` in `place`, to be run with `files` as the root."""
+        (place / "pyvenv.cfg").write_text(
+            # Without this, the Python would also take the packages of the machine that it is emulated on.
+            f"home = {self.files}/usr/bin\ninclude-system-site-packages = false\nversion = {self.python}\n"
+        )
+        python = place / "bin" / "python"
+        python.parent.mkdir(exist_ok=True)
+        emulated = files / "usr" / "bin" / f"python{self.python}"
+        words = shlex.join([str(self.qemu), "-cpu", CPU, "-L", str(files), "-0"])
+        python.write_text(f'#!/bin/sh\nexec {words} "$0" {shlex.quote(str(emulated))} "$@"\n')
+        python.chmod(0o755)
+
 
 def open_root() -> Root:
     """The root, built unless it is there. Raises Unavailable."""
@@ -178,32 +201,24 @@ def _debs(architecture: str, packages: Sequence[str], place: Path) -> list[Path]
 def _make_environment(root: Root, place: Path, wanted: Sequence[str]) -> None:
     _say(f"Fetching aarch64 wheels for Python {root.python} ...")
     with _new(place) as work:
-        packages = work / "lib" / f"python{root.python}" / "site-packages"
-        minor = int(root.glibc.partition(".")[2])
-        platforms = [
-            "linux_aarch64",
-            "manylinux2014_aarch64",
-            *(f"manylinux_2_{n}_aarch64" for n in range(17, minor + 1)),
-        ]
-        target = [f"--platform={name}" for name in platforms]
-        target += ["--implementation=cp", f"--python-version={root.python}", "--only-binary=:all:"]
-        pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
-        done = _try([*pip, "install", "--no-compile", f"--target={packages}", *target, *wanted])
-        if done.returncode:
-            probe = _try([*pip, "download", "--no-cache-dir", "--no-deps", f"--dest={work}", "iniconfig"])
-            if probe.returncode:
-                raise Unavailable(f"pip reaches no package index from here: {_last(probe.stderr)}")
-            raise RuntimeError(f"pip finds no set of wheels for {platforms[-1]}, {root.python}:\n{done.stderr}")
-        (work / "pyvenv.cfg").write_text(
-            # Without this, the Python would also take the packages of the machine that it is emulated on.
-            f"home = {root.files}/usr/bin\ninclude-system-site-packages = false\nversion = {root.python}\n"
-        )
-        python = work / "bin" / "python"
-        python.parent.mkdir(exist_ok=True)
-        emulated = root.files / "usr" / "bin" / f"python{root.python}"
-        words = shlex.join([str(root.qemu), "-cpu", CPU, "-L", str(root.files), "-0"])
-        python.write_text(f'#!/bin/sh\nexec {words} "$0" {shlex.quote(str(emulated))} "$@"\n')
-        python.chmod(0o755)
+        _install(root, work / "lib" / f"python{root.python}" / "site-packages", wanted)
+        root.write_python(work, root.files)
+
+
+def _install(root: Root, packages: Path, wanted: Sequence[str]) -> None:
+    """Have pip unpack aarch64 wheels into a directory. Raises Unavailable, RuntimeError, see `Root.interpreter`."""
+    minor = int(root.glibc.partition(".")[2])
+    platforms = ["linux_aarch64", "manylinux2014_aarch64", *(f"manylinux_2_{n}_aarch64" for n in range(17, minor + 1))]
+    target = [f"--platform={name}" for name in platforms]
+    target += ["--implementation=cp", f"--python-version={root.python}", "--only-binary=:all:"]
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
+    done = _try([*pip, "install", "--no-compile", f"--target={packages}", *target, *wanted])
+    if done.returncode:
+        with tempfile.TemporaryDirectory() as folder:
+            probe = _try([*pip, "download", "--no-cache-dir", "--no-deps", f"--dest={folder}", "iniconfig"])
+        if probe.returncode:
+            raise Unavailable(f"pip reaches no package index from here: {_last(probe.stderr)}")
+        raise RuntimeError(f"pip finds no set of wheels for {platforms[-1]}, {root.python}:\n{done.stderr}")
 
 
 def _write_cpuinfo(files: Path) -> None:

@@ -11,11 +11,11 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-import zipfile
 from pathlib import Path
 
 import pytest
 from make_root import CHECKOUT, Root, Unavailable, open_root
+from rehearse import unpacked_wheel
 
 from vlm.rkllm.abi import RELEASES
 
@@ -157,12 +157,7 @@ def test_all_tests_of_the_hand_off_and_the_pipeline(board: Board) -> None:
 @pytest.fixture(scope="session")
 def installed(board: Board, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this checkout, unpacked away from it."""
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(CHECKOUT)]
-    subprocess.run(command, check=True, capture_output=True, text=True)
-    (wheel,) = folder.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(folder / "installed")
-    return folder / "installed"
+    return unpacked_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 def test_the_dependencies_are_met(board: Board, installed: Path) -> None:

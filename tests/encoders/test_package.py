@@ -48,5 +48,6 @@ def test_the_suffix_says_what_opens_a_file(tmp_path: Path) -> None:
 
 
 def test_an_rknn_encoder_cannot_be_opened_here(tmp_path: Path) -> None:
+    (tmp_path / "e.rknn").write_bytes(b"RKNN" + bytes(100))
     with pytest.raises(EncoderUnavailableError, match=r"'.*e\.rknn'"):
         encoders.open_encoder(tmp_path / "e.rknn", SPEC)

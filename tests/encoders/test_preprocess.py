@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from typing import Any
 
@@ -96,6 +97,15 @@ def test_resizing_is_antialiased_bicubic(size: int) -> None:
     picture = np.broadcast_to(row[None, :, None], (48, 48, 3)).copy()
     fitted = fit_image(picture, spec(size, size))[0]
     assert np.abs(fitted[0, :, 0] - bicubic_row(row.astype(float), size)).max() <= 1
+
+
+def test_the_filter_is_the_specs() -> None:
+    rng = np.random.default_rng(4)
+    picture = rng.integers(0, 256, (40, 60, 3)).astype(np.uint8)
+    for name, filter_ in (("bicubic", Image.Resampling.BICUBIC), ("lanczos", Image.Resampling.LANCZOS)):
+        expected = np.asarray(Image.fromarray(picture).resize((48, 32), filter_))
+        wanted = dataclasses.replace(spec(32, 48, "stretch"), filter=name)  # type: ignore[arg-type]
+        assert (fit_image(picture, wanted)[0] == expected).all()
 
 
 @pytest.mark.parametrize("period", [2, 3, 5])

@@ -16,7 +16,8 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char *report;
 static size_t report_size, report_room;
 
-/* Adds to this thread's line, which goes into the report when it ends. */
+/* Adds to this thread's line, which goes into the report when it ends, and into the file that RKVLM_STANDIN_REPORT
+ * names: of a process that has ended nothing else is left. */
 static void put(const char *format, ...) {
     static _Thread_local char line[16384];
     static _Thread_local size_t size;
@@ -34,6 +35,9 @@ static void put(const char *format, ...) {
     }
     memcpy(report + report_size, line, size + 1);
     report_size += size;
+    const char *path = getenv("RKVLM_STANDIN_REPORT");
+    FILE *file = path ? fopen(path, "a") : NULL;
+    if (file) fputs(line, file), fclose(file);
     size = 0;
     pthread_mutex_unlock(&lock);
 }

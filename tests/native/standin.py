@@ -61,30 +61,46 @@ def build(release: str, target: str | None = None, source: str = "librkllmrt.c")
     if elsewhere := os.environ.get("RKVLM_STANDINS"):
         return Path(elsewhere) / release / source.replace(".c", ".so")
     checks = layout_checks(release) if source == "librkllmrt.c" else ""
-    parts = [checks, release, source, str(target), importlib.metadata.version("ziglang")]
+    return _compiled("librkllmrt.so", target, checks, _release(release), source)
+
+
+def build_rknn(target: str | None = None) -> Path:
+    """The path of the stand-in for librknnrt.so, compiled unless it was before."""
+    return _compiled("librknnrt.so", target, "", ["-Wno-unused-function"], "librknnrt.c")
+
+
+def _compiled(name: str, target: str | None, checks: str, words: list[str], source: str) -> Path:
+    parts = [checks, *words, source, str(target), importlib.metadata.version("ziglang")]
     parts += [p.read_text() for p in sorted(HERE.glob("*.[ch]"))]
     directory = cache_directory() / hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    library = directory / "librkllmrt.so"
+    library = directory / name
     if library.exists():
         return library
     directory.mkdir(parents=True, exist_ok=True)
     header = directory / "layout_checks.h"
     header.write_text(checks)
-    made = directory / f"librkllmrt.{os.getpid()}.so"
+    made = directory / f"{name}.{os.getpid()}"
     zig = [sys.executable, "-m", "ziglang", "cc", *(["-target", target] if target else [])]
-    words = command(zig, release, source, header)
-    subprocess.run([*words, "-o", str(made)], check=True, capture_output=True, text=True)
+    command = [*_options(zig, header), *words, str(HERE / source), "-o", str(made)]
+    subprocess.run(command, check=True, capture_output=True, text=True)
     made.replace(library)
     return library
 
 
 def command(compiler: list[str], release: str, source: str, checks: Path) -> list[str]:
     """The command that compiles `source` for `release`, but for where to; checks: a header to include first."""
+    return [*_options(compiler, checks), *_release(release), str(HERE / source)]
+
+
+def _release(release: str) -> list[str]:
+    return [f"-DRELEASE={MACROS[release]}", f'-DRELEASE_NAME="{release}"']
+
+
+def _options(compiler: list[str], checks: Path) -> list[str]:
     return [
         *compiler,
         *("-shared", "-fPIC", "-O1", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"),
         *("-pthread", f"-I{HERE}", "-include", str(checks)),
-        *(f"-DRELEASE={MACROS[release]}", f'-DRELEASE_NAME="{release}"', str(HERE / source)),
     ]
 
 

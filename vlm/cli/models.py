@@ -26,6 +26,12 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print the list 
         table.add_row(row.name, row.description, f"{row.min_release} or newer", encoder, llm)
     console = Console()
     console.print(table)
+    if any(row.unproven for row in rows):
+        # In words rather than in a column: a wrong value does not crash, it makes the model stupid.
+        console.print("\nUnproven (inferred, or read for a sister model only); check these against your model:")
+        for row in rows:
+            if row.unproven:
+                console.print(f"  {row.name}: {', '.join(row.unproven)}", soft_wrap=True, highlight=False)
     missing = next((row for row in rows if not row.ready), None)
     if missing is not None:
         place = missing.directory.parent / "MODEL"
