@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+DEFAULT_PROMPT = "Describe the picture."
+"""The question, where only a picture is given."""
+
 
 class Sampling(BaseModel):
     """How the next token is chosen. The defaults are greedy: the most likely token, always.

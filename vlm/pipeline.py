@@ -22,7 +22,7 @@ from vlm.answer import Answer, Stream
 from vlm.errors import ModelBusyError, ModelClosedError, NotSupportedByRuntime, OptionError, PromptError
 from vlm.locate import Parts, locate
 from vlm.npu import find_soc
-from vlm.options import RunOptions, Sampling
+from vlm.options import DEFAULT_PROMPT, RunOptions, Sampling
 from vlm.prompt import IMAGE, Message, Part, render
 from vlm.rkllm.abi import RELEASES, abi
 from vlm.rkllm.library import Library, host_library, open_library
@@ -31,8 +31,6 @@ from vlm.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from vlm.profile import Profile
-
-DEFAULT_PROMPT = "Describe the picture."
 
 
 class VLM:
