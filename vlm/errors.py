@@ -37,6 +37,12 @@
     │   ├── ModelBusyError              a second run on a handle
     │   └── ModelClosedError            used after close()
     ├── NotSupportedByRuntime           this release has no such function                exit 8
+    ├── EngineError                     the model's own process                          exit 9
+    │   ├── EngineQueueFullError        too many questions wait
+    │   ├── EngineCrashedError          the process ended in the middle of an answer
+    │   ├── EngineDeadlineError         an answer took longer than it may
+    │   ├── EngineFailedError           the process cannot be started, or cannot be ended
+    │   └── EngineStoppingError         the engine is being closed
     └── ServiceError                    the service that was asked                       exit 10
         ├── ServiceBusyError            it has no room for a request now
         └── ServiceUnreachableError     nothing answers there, or not as rkvlm does
@@ -65,6 +71,12 @@ __all__ = [
     "EncoderFileError",
     "EncoderMismatchError",
     "EncoderUnavailableError",
+    "EngineCrashedError",
+    "EngineDeadlineError",
+    "EngineError",
+    "EngineFailedError",
+    "EngineQueueFullError",
+    "EngineStoppingError",
     "ForbiddenError",
     "ImageError",
     "ImageTooLargeError",
@@ -254,6 +266,39 @@ class NotSupportedByRuntime(RkvlmError):
         advice = f"it needs {first} or newer" if first else "no release known to rkvlm has it"
         super().__init__(f"{what} is not supported by RKLLM runtime {release}; {advice}.")
         self.what, self.release, self.first = what, release, first
+
+
+class EngineError(RkvlmError):
+    """The model's own process cannot answer. retry_after: when asking again makes sense, in seconds, where known."""
+
+    exit_code = 9
+    http_status = 503
+
+    def __init__(self, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class EngineQueueFullError(EngineError):
+    """As many questions wait as may."""
+
+
+class EngineCrashedError(EngineError):
+    """The model's process ended, or had to be ended, while it had the question; what was told so far is all."""
+
+
+class EngineDeadlineError(EngineError):
+    """The answer was not complete when its time was over."""
+
+    http_status = 504
+
+
+class EngineFailedError(EngineError):
+    """The model's process cannot be started, or one that has to go cannot be ended: nothing is answered."""
+
+
+class EngineStoppingError(EngineError):
+    """The engine is being closed and takes no more questions."""
 
 
 class ServiceError(RkvlmError):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from vlm.errors import ForbiddenError, OptionError, UnauthorizedError
 from vlm.settings import ServeSettings
 
-OPEN = ("/", "/page/", "/samples/", "/healthz", "/readyz")
+OPEN = ("/", "/page/", "/samples/", "/healthz", "/readyz", "/openapi.json")
 """What needs no key: the page itself, and whether the service is well. A name that ends in / stands for all below."""
 
 
@@ -55,7 +55,7 @@ class Access:
         given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         digest = hashed(given)
         # Every key is compared, whichever fits: the time says nothing.
-        if not any([hmac.compare_digest(digest, key) for key in self._keys]):
+        if not sum(hmac.compare_digest(digest, key) for key in self._keys):
             what = "wrong" if given else "missing"
             raise UnauthorizedError(f"The API key is {what}; send `Authorization: Bearer KEY`.")
 

@@ -88,7 +88,7 @@ async def begun(request: Request, reply: Reply) -> AsyncIterator[list[str]]:
     """
     told = pieces(reply)
     async with watched(request, reply):
-        first = await anext(told, [])
+        first: list[str] = await anext(told, [])
 
     async def rest() -> AsyncIterator[list[str]]:
         yield first
@@ -103,10 +103,13 @@ class Streamed(StreamingResponse):
 
     def __init__(self, reply: Reply, content: AsyncIterator[bytes], media_type: str) -> None:
         # Proxies are asked not to collect the pieces.
-        super().__init__(content, media_type=media_type, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        super().__init__(
+            content, media_type=media_type, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        )
         self._reply = reply
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
         try:
             await super().__call__(scope, receive, send)
         finally:

@@ -1,8 +1,8 @@
 """Our own protocol: POST /v1/describe, a form with pictures and a question; GET /v1/info for those who ask.
 
-    request     multipart/form-data: `image` (files, in order), `prompt`, `history`, the fields of RunOptions, `stream`
-    answer      JSON: the fields of `vlm.Answer`; or, with stream=true or Accept: text/event-stream, events:
-                `queued` {"position"}, `token` {"text"}, `done` (the answer), `error` {"error": {"type", "message"}}
+request     multipart/form-data: `image` (files, in order), `prompt`, `history`, the fields of RunOptions, `stream`
+answer      JSON: the fields of `vlm.Answer`; or, with stream=true or Accept: text/event-stream, events:
+            `queued` {"position"}, `token` {"text"}, `done` (the answer), `error` {"error": {"type", "message"}}
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _turns(history: str, prompt: str, pictures: list[ImagePart]) -> list[Turn]:
 async def _form(request: Request, settings: ServeSettings) -> FormData:
     kind = request.headers.get("content-type", "")
     if not kind.startswith("multipart/form-data"):
-        raise OptionError("Send a form (multipart/form-data) with image and prompt, as `curl -F image=@photo.jpg` does.")
+        raise OptionError("Send a form (multipart/form-data) with image and prompt, as `curl -F` does.")
     parser = MultiPartParser(
         request.headers,
         request.stream(),

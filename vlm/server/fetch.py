@@ -64,7 +64,7 @@ class Fetcher:
         """Fetch a picture. Raises PictureURLError, ImageTooLargeError."""
         if not self._settings.allow_urls:
             raise PictureURLError(
-                "Pictures are not fetched here: send the picture itself, as a data: URI. The setting allow_urls changes it."
+                "Pictures are not fetched here: send the picture itself, as a data: URI (or set allow_urls)."
             )
         seconds = self._settings.url_timeout_s
         try:
@@ -84,7 +84,11 @@ class Fetcher:
                 scheme=parts.scheme.encode(), host=_host(parts).encode(), port=parts.port, target=target
             )
             async with httpcore.AsyncConnectionPool(network_backend=self._backend) as pool:
-                headers = {"Host": parts.netloc, "Accept": "image/*", "Accept-Encoding": "identity"}
+                headers: dict[bytes | str, bytes | str] = {
+                    "Host": parts.netloc,
+                    "Accept": "image/*",
+                    "Accept-Encoding": "identity",
+                }
                 async with pool.stream("GET", place, headers=headers) as response:
                     if response.status not in REDIRECTS:
                         return await self._body(response)
@@ -107,7 +111,7 @@ class Fetcher:
 def _checked(url: str) -> SplitResult:
     """The parts of an address that may be asked. Raises PictureURLError."""
     if len(url) > 2048 or not url.isascii() or re.search(r"[\x00-\x20\x7f\\]", url):
-        raise PictureURLError("A picture's address is plain ASCII without spaces or backslashes, 2048 characters at most.")
+        raise PictureURLError("A picture's address is ASCII without spaces or backslashes, 2048 characters at most.")
     try:
         parts = urlsplit(url)
         port = parts.port

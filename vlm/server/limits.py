@@ -65,7 +65,7 @@ class Bodies:
     def _check(self, length: int) -> None:
         most = self._settings.max_body_bytes
         if length > most:
-            raise RequestTooLargeError(f"A request may have {most} bytes; this one has {max(length, most + 1)} or more.")
+            raise RequestTooLargeError(f"A request may have {most} bytes; this one has more.")
         if self.held > self._settings.max_held_bytes:
             raise ServiceBusyError("The service has no memory left for this request; ask again later.")
 

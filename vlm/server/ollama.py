@@ -191,9 +191,7 @@ def error_of(problem: Problem) -> dict[str, Any]:
     return {"error": problem.message}
 
 
-async def _answer(
-    request: Request, body: Asked, turns: list[Turn], shape: Callable[[str], dict[str, Any]]
-) -> Response:
+async def _answer(request: Request, body: Asked, turns: list[Turn], shape: Callable[[str], dict[str, Any]]) -> Response:
     if not turns:
         return JSONResponse({**shape(""), "done": True, "done_reason": "load"})
     service, began = service_of(request), time.perf_counter()

@@ -48,7 +48,7 @@ REFUSED = {
 }
 """Fields that would change the answer and are not known here, in words."""
 
-HARMLESS = (None, False, [], {}, {"type": "text"})
+HARMLESS: tuple[Any, ...] = (None, False, [], {}, {"type": "text"})
 """Values of such fields that ask for nothing."""
 
 
@@ -261,9 +261,7 @@ async def _answer(request: Request, body: Asked, question: Question, shape: Chat
     return Streamed(reply, _events(told, reply, shape, with_usage), "text/event-stream")
 
 
-async def _events(
-    told: AsyncIterator[list[str]], reply: Reply, shape: Chat, with_usage: bool
-) -> AsyncIterator[bytes]:
+async def _events(told: AsyncIterator[list[str]], reply: Reply, shape: Chat, with_usage: bool) -> AsyncIterator[bytes]:
     try:
         async for batch in told:
             yield b"".join(_event(shape.chunk(piece)) for piece in batch)
