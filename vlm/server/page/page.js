@@ -45,13 +45,13 @@ async function meet() {
 // Pictures
 
 function add(files) {
+  if (running) return notice("Wait for the answer, or stop it, before another picture.");
   adding = adding.then(() => addNow(files));
   return adding;
 }
 
 async function addNow(files) {
   if (!server?.model.pictures) return notice("This model takes no pictures.");
-  if (running) return notice("Wait for the answer, or stop it, before another picture.");
   if (conversation.turns.length) renew(); // a new picture is a new conversation
   notice("");
   for (const { blob, name } of files) {
@@ -66,7 +66,7 @@ async function addNow(files) {
     }
   }
   refresh();
-  find("#prompt").focus({ preventScroll: true });
+  toPrompt();
 }
 
 async function addSample(sample) {
@@ -84,7 +84,7 @@ function remove(picture) {
   conversation.pictures = conversation.pictures.filter((other) => other !== picture);
   pictures.close(picture);
   refresh();
-  find("#prompt").focus({ preventScroll: true });
+  toPrompt();
 }
 
 const room = () => conversation.pictures.length < server.limits.images;
@@ -92,24 +92,28 @@ const room = () => conversation.pictures.length < server.limits.images;
 // Questions
 
 async function ask(question) {
-  if (running || !server) return;
+  if (running) return notice("An answer is being told. Stop it with Esc, or wait.");
+  if (!server) return;
+  running = new AbortController();
   await adding;
   const words = question.trim() || (conversation.pictures.length ? DESCRIBE : "");
-  if (!words) return notice("Add a picture or write a question.");
-  running = new AbortController();
+  if (words) await exchange(words);
+  else notice("Add a picture or write a question.");
+  running = null;
+  refresh();
+}
+
+/** One question and its answer, from sending to the end, whichever it is. */
+async function exchange(question) {
   notice("");
-  const prompt = find("#prompt");
-  if (prompt.value === question) prompt.value = "";
-  size(prompt);
-  const turn = new talk.Turn(words);
+  write("");
+  const turn = new talk.Turn(question);
   refresh();
   try {
-    await answer(turn, words);
+    await answer(turn, question);
+    notice("");
   } catch (problem) {
-    await unanswered(turn, words, problem);
-  } finally {
-    running = null;
-    refresh();
+    unanswered(turn, question, problem);
   }
 }
 
@@ -129,17 +133,17 @@ async function answer(turn, question) {
         turn.tell(data.text);
         announcer.tell(data.text);
       }
-      if (event === "done") await over(asked, turn, question, { ...data, told_ms: first && performance.now() - first });
+      if (event === "done") over(asked, turn, question, { ...data, told_ms: first && performance.now() - first });
     }
   } catch (problem) {
     if (problem.name !== "AbortError") throw problem;
     const told = first && performance.now() - first;
-    await over(asked, turn, question, { finish_reason: "stopped", encode_ms: undefined, ttft_ms: null, told_ms: told });
+    over(asked, turn, question, { finish_reason: "stopped", encode_ms: undefined, ttft_ms: null, told_ms: told });
   }
 }
 
 /** An answer is over, told to its end or stopped: show what it took and keep it. */
-async function over(asked, turn, question, figures) {
+function over(asked, turn, question, figures) {
   turn.finish(figures, asked.pictures.length);
   announcer.end();
   announcer.say(figures.finish_reason === "stopped" ? "Stopped." : "End of the answer.");
@@ -147,19 +151,22 @@ async function over(asked, turn, question, figures) {
   const { text: _, ...kept } = figures;
   asked.turns.push({ question, answer: turn.text, figures: kept });
   asked.title ??= question;
-  asked.thumbnail ??= asked.pictures.length ? await pictures.thumbnail(asked.pictures[0]) : null;
+  asked.thumbnail ??= asked.pictures[0]?.thumbnail ?? null;
   const { suggestions: __, ...rest } = asked;
   const files = asked.pictures.map(({ blob, name, note }) => ({ blob, name, note }));
-  await store.put({ ...rest, pictures: files }).catch(() => find("#open-history").classList.add("off"));
+  store.put({ ...rest, pictures: files }).catch(() => {}); // the drawer says that nothing is kept
 }
 
-async function unanswered(turn, question, problem) {
+/** A question was refused or lost: say so; it can be asked again as it is, or stands in the field to be changed. */
+async function unanswered(turn, question, { kind, message, advice }) {
   const again = () => {
     turn.remove();
     ask(question);
   };
-  turn.fail(problem, again);
-  if (problem.kind === "key" && (await askForKey(problem.message))) setTimeout(again);
+  const hopeless = ["picture", "large", "question"].includes(kind);
+  turn.fail(`${message} ${advice}`, hopeless ? null : again);
+  if (hopeless && !find("#prompt").value) write(question);
+  if (kind === "key" && (await askForKey(message))) again();
 }
 
 const history = ({ turns }) =>
@@ -181,7 +188,7 @@ function renew() {
   talk.clear();
   notice("");
   refresh();
-  find("#prompt").focus();
+  toPrompt();
 }
 
 async function reopen(kept) {
@@ -200,12 +207,14 @@ async function reopen(kept) {
 
 function refresh() {
   const begun = conversation.turns.length > 0 || running !== null;
+  const focused = document.activeElement;
   stage.show(conversation.pictures, { room: server !== null && room(), fixed: begun });
   document.body.classList.toggle("begun", begun);
   find("#stop").hidden = !running;
   find("#ask").hidden = running !== null;
   find("#renew").hidden = !begun && !conversation.pictures.length;
   suggest(begun || !conversation.pictures.length ? [] : [DESCRIBE, ...conversation.suggestions]);
+  if (focused !== document.body && !focused.checkVisibility()) find(running ? "#stop" : "#ask").focus();
 }
 
 function suggest(questions) {
@@ -213,16 +222,28 @@ function suggest(questions) {
   find("#suggestions").replaceChildren(...questions.map(button));
 }
 
-/** Say something above the question; nothing takes the last words away. */
+/** Say something above the question, until the next; "" takes it away. */
 function notice(words, action) {
   const box = find("#notice");
   box.replaceChildren(words);
   if (action) box.append(make("button", { type: "button", className: "quiet", onclick: action.act }, action.label));
 }
 
-function size(prompt) {
-  prompt.style.height = "auto";
-  prompt.style.height = `${prompt.scrollHeight + 2}px`;
+/** Put words into the field of the question. */
+function write(words) {
+  find("#prompt").value = words;
+  size();
+}
+
+function size() {
+  const { style } = find("#prompt");
+  style.height = "auto";
+  style.height = `${find("#prompt").scrollHeight}px`;
+}
+
+/** On to the question; but where a finger points, that would bring up the keyboard unasked. */
+function toPrompt() {
+  if (matchMedia("(pointer: fine)").matches) find("#prompt").focus({ preventScroll: true });
 }
 
 function turnTheme() {
@@ -236,7 +257,7 @@ find("#composer").onsubmit = (event) => {
   event.preventDefault();
   ask(find("#prompt").value);
 };
-find("#prompt").oninput = (event) => size(event.target);
+find("#prompt").oninput = size;
 find("#prompt").onkeydown = (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
@@ -245,10 +266,7 @@ find("#prompt").onkeydown = (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !document.querySelector("dialog[open]")) stop();
 });
-find("#stop").onclick = () => {
-  stop();
-  find("#prompt").focus();
-};
+find("#stop").onclick = stop;
 find("#renew").onclick = renew;
 find("#theme").onclick = turnTheme;
 meet();

@@ -5,7 +5,7 @@ const THUMBNAIL = 160;
 const FORM_BYTES = 64 * 1024; // what the form takes beside the pictures
 
 /**
- * A picture: {blob, name, url, width, height}. width is null for a kind that this browser cannot show (HEIC in most):
+ * A picture: {blob, name, url, width, height, thumbnail (a data URL)}. The last three are null for a kind that this browser cannot show (HEIC in most):
  * the server may read it still. Throws Error in words when the file says that it is something else.
  */
 export async function open(blob, name) {
@@ -15,7 +15,9 @@ export async function open(blob, name) {
     URL.revokeObjectURL(url);
     throw new Error(`${name} is not a picture. Choose a JPEG, PNG or WebP file.`);
   }
-  return { blob, name, url, width: image?.naturalWidth ?? null, height: image?.naturalHeight ?? null };
+  if (!image) return { blob, name, url, width: null, height: null, thumbnail: null };
+  const thumbnail = scaled(image, THUMBNAIL).toDataURL("image/jpeg", 0.8);
+  return { blob, name, url, width: image.naturalWidth, height: image.naturalHeight, thumbnail };
 }
 
 /** Give back what showing a picture holds. */
@@ -57,12 +59,6 @@ async function smaller(picture, bytes, pixels) {
     }
   }
   return picture; // the server says what it takes
-}
-
-/** A data URL of a small copy for a list; null where the browser cannot show the picture. */
-export async function thumbnail(picture) {
-  const image = picture.width && (await shown(picture.url));
-  return image ? scaled(image, THUMBNAIL).toDataURL("image/jpeg", 0.8) : null;
 }
 
 function scaled(image, side) {

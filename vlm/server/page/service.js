@@ -11,11 +11,11 @@ export class ServiceError extends Error {
 const ADVICE = {
   key: "Enter an API key of this server.",
   picture: "Choose another picture.",
-  large: "Choose fewer or smaller pictures.",
+  large: "Choose fewer or smaller pictures, or ask a shorter question.",
   question: "Change the question and ask again.",
-  busy: "Wait a little and try again.",
+  busy: "", // the server's own words say when
   offline: "Check the network and that the server runs, then try again.",
-  broken: "Try again.",
+  broken: "",
 };
 
 /** What `GET /v1/info` says: model, limits, samples, and whether a key is needed. */
@@ -36,7 +36,7 @@ export async function* ask({ pictures, question, history, key, signal }) {
   form.append("stream", "true");
   const response = await reach("/v1/describe", { method: "POST", body: form, headers: headers(key), signal });
   for await (const { event, data } of events(response.body)) {
-    if (event === "error") throw failure(data.error.status, data);
+    if (event === "error") throw failure(null, data);
     yield { event, data };
     if (event === "done") return;
   }
@@ -66,11 +66,11 @@ function failure(status, body, retryAfter) {
 }
 
 const KINDS = [
-  [[401, 403], /^auth/i, "key"],
-  [[413], /too_?large/i, "large"],
-  [[415], /^image/i, "picture"],
-  [[429, 503, 504], /^engine/i, "busy"],
-  [[400, 422], /request|prompt|option|context/i, "question"],
+  [[401], /^Unauthorized/, "key"],
+  [[413], /TooLarge/, "large"],
+  [[415], /^Image/, "picture"],
+  [[429, 503, 504], /^Engine|Busy/, "busy"],
+  [[], /^(Prompt|Option|ContextTooLong)/, "question"],
 ];
 
 const lost = () =>

@@ -42,7 +42,8 @@ export class Stage {
     find("#pictures").replaceChildren(...pictures.map((picture, at) => this.#tile(picture, at, pictures.length, fixed)));
     find("#pictures").dataset.count = pictures.length;
     find("#sources").hidden = fixed || !room;
-    find("#samples").hidden = fixed || !room;
+    find("#examples").hidden = fixed || !room;
+    find("#choose-words").textContent = pictures.length ? "Add another" : "Choose a picture";
   }
 
   #tile(picture, at, count, fixed) {
@@ -54,18 +55,18 @@ export class Stage {
       : make("p", { className: "unshown" }, icon("picture"), unshown);
     const size = width ? `${name}, ${width} × ${height}` : name;
     const caption = make("figcaption", {}, size, note ? ` — ${note}` : "");
-    const tile = make("figure", { className: "tile" }, face, caption);
-    if (count > 1) tile.prepend(make("span", { className: "number", "aria-hidden": "true" }, at + 1));
+    const frame = make("div", { className: "frame" }, face);
+    if (count > 1) frame.append(make("span", { className: "number", "aria-hidden": "true" }, at + 1));
     if (!fixed) {
       const label = `Take off ${name}`;
       const button = make("button", { type: "button", className: "remove", ariaLabel: label, title: label }, icon("close"));
       button.onclick = () => this.remove(picture);
-      tile.append(button);
+      frame.append(button);
     }
-    return make("li", {}, tile);
+    return make("li", {}, make("figure", { className: "tile" }, frame, caption));
   }
 
-  /** Offer the server's samples; chosen(sample, blob) once one was clicked and fetched. */
+  /** Offer the server's samples; chosen(sample): one was clicked. */
   offer(samples, chosen) {
     find("#samples").replaceChildren(
       ...samples.map((sample) => {

@@ -55,13 +55,13 @@ export class Turn {
     follow();
   }
 
-  /** It was not answered: the reason, what to do, and a button that tries again. */
-  fail({ message, advice }, retry) {
+  /** It was not answered: the reason and what to do; with `retry`, a button that tries again. */
+  fail(words, retry) {
     this.#show();
     this.progress.replaceChildren();
-    const again = make("button", { type: "button", className: "quiet", onclick: retry }, "Try again");
-    const words = make("p", {}, make("strong", {}, message), advice ? ` ${advice}` : "");
-    this.element.append(make("div", { className: "problem", role: "alert" }, icon("warning"), words, again));
+    const problem = make("div", { className: "problem", role: "alert" }, icon("warning"), make("p", {}, words));
+    if (retry) problem.append(make("button", { type: "button", className: "quiet", onclick: retry }, "Try again"));
+    this.element.append(problem);
     follow(true);
   }
 
