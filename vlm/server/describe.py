@@ -66,8 +66,12 @@ async def describe(request: Request) -> Response:
     """Answer a question about pictures, whole or as it is told."""
     service = service_of(request)
     form = await _form(request, service.settings)
-    reply = service.ask(request, question_of(form, service.settings))
-    if _wants_events(request, form):
+    try:
+        question, stream = question_of(form, service.settings), _wants_events(request, form)
+    finally:
+        await form.close()
+    reply = service.ask(request, question)
+    if stream:
         return Streamed(reply, _events(reply), "text/event-stream")
     return JSONResponse(answer_of(await whole(request, reply)))
 

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import JSONResponse, Response
 
 from vlm import Answer, Question, Reply, TextPart, Turn, __version__
@@ -37,6 +37,16 @@ OF_LOADING |= {"low_vram", "vocab_only", "f16_kv"}
 """Options of how Ollama loads a model. This one is open already, as the service's owner has it."""
 
 
+class Options(BaseModel):
+    """Ollama's options; those that have the same name here are checked where ours are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    temperature: float | None = Field(default=None, ge=0)
+    num_predict: int | None = None
+    seed: int | None = None
+
+
 class Asked(BaseModel):
     """What both kinds of question may say. keep_alive is taken and not used: the model stays open."""
 
@@ -44,7 +54,7 @@ class Asked(BaseModel):
 
     model: str
     stream: bool | None = None
-    options: dict[str, Any] | None = None
+    options: Options = Options()
     keep_alive: str | float | None = None
 
     @model_validator(mode="after")
@@ -156,21 +166,19 @@ def turn_of(role: str, content: str, images: list[str] | None, settings: ServeSe
     return Turn(role, (*(from_base64(image, settings) for image in images or ()), TextPart(content)))
 
 
-def options_of(given: dict[str, Any], service: Service) -> dict[str, Any]:
+def options_of(asked: Options, service: Service) -> dict[str, Any]:
     """Ollama's options in our names. Raises OptionError."""
-    unknown = given.keys() - SAME - OF_LOADING - {"temperature", "num_predict", "seed"}
+    given = asked.model_extra or {}
+    unknown = given.keys() - SAME - OF_LOADING
     if unknown:
         raise OptionError(f"Option {min(unknown)!r:.60} cannot be had here; leave it out.")
     options = {name: value for name, value in given.items() if name in SAME and value is not None}
     if isinstance(options.get("stop"), str):
         options["stop"] = [options["stop"]]
-    for theirs, ours in (("num_predict", "max_new_tokens"), ("seed", "seed")):
-        value = given.get(theirs)
-        if isinstance(value, int) and value < 0:  # as many tokens as there may be; any seed
-            value = service.settings.max_answer_tokens if theirs == "num_predict" else None
-        if value is not None:
-            options[ours] = value
-    return limits.options(temperature(given.get("temperature"), options, service.model.options), service.settings)
+    for name, value in (("max_new_tokens", asked.num_predict), ("seed", asked.seed)):
+        if value is not None and value >= 0:  # below, any will do: it is left to the model, as if nothing was said
+            options[name] = value
+    return limits.options(temperature(asked.temperature, options, service.model.options), service.settings)
 
 
 def end_of(answer: Answer, began: float) -> dict[str, Any]:
@@ -195,7 +203,7 @@ async def _answer(request: Request, body: Asked, turns: list[Turn], shape: Calla
     if not turns:
         return JSONResponse({**shape(""), "done": True, "done_reason": "load"})
     service, began = service_of(request), time.perf_counter()
-    question = Question(tuple(turns), options_of(body.options or {}, service))
+    question = Question(tuple(turns), options_of(body.options, service))
     reply = service.ask(request, question)
     if body.stream is False:
         answer = await whole(request, reply)
