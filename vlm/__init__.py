@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vlm.answer import Answer, Stream
+    from vlm.client import RemoteVLM, connect
     from vlm.engine.configuration import EngineLimits, ModelChoice
     from vlm.engine.engine import Engine
     from vlm.engine.health import Health
@@ -34,6 +35,7 @@ _HOMES = {
     "models": "vlm.locate",
     "Answer": "vlm.answer",
     "Stream": "vlm.answer",
+    **dict.fromkeys(("RemoteVLM", "connect"), "vlm.client"),
     **dict.fromkeys(("EngineLimits", "ModelChoice"), "vlm.engine.configuration"),
     "Engine": "vlm.engine.engine",
     "Health": "vlm.engine.health",
@@ -52,12 +54,14 @@ __all__ = [
     "ModelFacts",
     "ModelInfo",
     "Question",
+    "RemoteVLM",
     "Reply",
     "RkvlmError",
     "Stream",
     "TextPart",
     "Turn",
     "close",
+    "connect",
     "describe",
     "load",
     "models",

@@ -84,6 +84,11 @@ class VLM:
             self._opened: ExitStack | None = opened.pop_all()
 
     @property
+    def name(self) -> str:
+        """The profile's name."""
+        return self.profile.name
+
+    @property
     def options(self) -> RunOptions:
         """The options of a question that gives none."""
         return self._usual

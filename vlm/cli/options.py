@@ -22,6 +22,13 @@ Llm = Annotated[
 ]
 Library = Annotated[str | None, typer.Option("--library", help="librkllmrt.so, or the directory it lies in.")]
 Release = Annotated[str | None, typer.Option("--release", help="Release of the RKLLM runtime, if it cannot be read.")]
+Server = Annotated[
+    str | None,
+    typer.Option("--server", envvar="VLM_SERVER", help="Ask a running service, as http://board:8080, instead."),
+]
+ApiKey = Annotated[
+    str | None, typer.Option("--api-key", envvar="VLM_API_KEY", help="The service's key.", show_envvar=True)
+]
 
 
 def takes(model: type[BaseModel], into: str, *, panel: str = "Answering", but: Sequence[str] = ()) -> Callable[[F], F]:
@@ -50,8 +57,9 @@ def takes(model: type[BaseModel], into: str, *, panel: str = "Answering", but: S
 
 
 def _parameter(name: str, field: Any, panel: str) -> inspect.Parameter:
+    kind: Any
     if get_origin(field.annotation) is tuple:
-        kind = list[get_args(field.annotation)[0]]  # type: ignore[misc,valid-type]
+        kind = list[get_args(field.annotation)[0]]  # type: ignore[misc]
     elif get_origin(field.annotation) is Literal:
         kind = str
     else:
@@ -59,5 +67,5 @@ def _parameter(name: str, field: Any, panel: str) -> inspect.Parameter:
     option = typer.Option(
         f"--{name.replace('_', '-')}", help=f"{field.description}", show_default=False, rich_help_panel=panel
     )
-    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+    annotation: Any = Annotated[kind | None, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

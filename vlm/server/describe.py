@@ -100,7 +100,7 @@ def question_of(form: FormData, settings: ServeSettings) -> Question:
             given.setdefault("stop", []).append(value)
         else:
             given[name] = value
-    turns = _turns(texts.get("history") or "[]", texts.get("prompt") or DEFAULT_PROMPT, pictures)
+    turns = _turns(texts.get("history") or "[]", texts.get("prompt", DEFAULT_PROMPT), pictures)
     return Question(tuple(turns), limits.options(given, settings))
 
 
