@@ -17,7 +17,9 @@ class Sampling(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     top_k: int = Field(default=1, ge=0, description="Choose among the K most likely tokens; 1 is greedy, 0 is all.")
-    top_p: float = Field(default=1.0, gt=0, le=1, description="Choose among the likeliest tokens that add up to this.")
+    top_p: float = Field(
+        default=1.0, ge=0.0001, le=1, description="Choose among the likeliest tokens that add up to this."
+    )
     temperature: float = Field(default=1.0, ge=0.01, le=10, description="Flatter above 1, sharper below.")
     repeat_penalty: float = Field(
         default=1.0, ge=0.01, le=10, description="Above 1, tokens already seen become less likely."
