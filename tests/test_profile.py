@@ -30,7 +30,12 @@ KEYS = list(keys_of(Profile))
 NO_SOURCE_NEEDED = {"name", "family", "description", "sources", "unproven", "max_new_tokens", "max_context_len"}
 
 BASE = tomllib.loads((configs_dir() / "qwen2-vl-2b.toml").read_text(encoding="utf-8"))
-BASE |= {"thinking": False, "unproven": [], "sampling": {"top_k": 1}, "cores": {"encoder": "0", "llm": "3"}}
+BASE |= {
+    "thinking": False,
+    "unproven": [],
+    "sampling": {"top_k": 1},
+    "cores": {"encoder_cores": "0", "llm_cores": 3, "overlap": False},
+}
 BASE["encoder"]["outputs"] = 1
 BASE["files"]["bundled"] = False
 BASE["sampling"] = {

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vlm.errors import RkvlmError
     from vlm.locate import ModelInfo, models
     from vlm.pipeline import VLM, close, describe, load
+    from vlm.turns import core_plan
 
 _HOMES = {
     "RkvlmError": "vlm.errors",
@@ -35,6 +36,7 @@ _HOMES = {
     "models": "vlm.locate",
     "Answer": "vlm.answer",
     "Stream": "vlm.answer",
+    "core_plan": "vlm.turns",
     **dict.fromkeys(("RemoteVLM", "connect"), "vlm.client"),
     **dict.fromkeys(("EngineLimits", "ModelChoice"), "vlm.engine.configuration"),
     "Engine": "vlm.engine.engine",
@@ -62,6 +64,7 @@ __all__ = [
     "Turn",
     "close",
     "connect",
+    "core_plan",
     "describe",
     "load",
     "models",

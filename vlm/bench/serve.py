@@ -24,15 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from encoders import PacedEncoder, open_encoder
-from encoders.images import load_image
-from encoders.preprocess import fit_image
 from vlm.bench.preprocess import draw_jpeg
 from vlm.errors import ServiceUnreachableError
-from vlm.locate import locate
-from vlm.rkllm.library import open_library
+from vlm.pipeline import VLM, load
 from vlm.rkllm.model import ImageTags, Model, ModelSettings, Request
-from vlm.settings import load_settings
 
 ENCODE_MS, TOKENS = 100.0, 64
 PACED = f"[id=t][tokens={TOKENS}][prefill=20][pace=5]"
@@ -40,7 +35,8 @@ PACED = f"[id=t][tokens={TOKENS}][prefill=20][pace=5]"
 UNPACED_TOKENS = 1000
 UNPACED = f"[id=t][tokens={UNPACED_TOKENS}]"
 TARGETS = {"first": 5.0, "token": 0.5, "picture": 10.0, "rate": 15_000.0}
-_START_S = 60.0
+SETTINGS = {"pace": {"encode_ms": ENCODE_MS}}
+_END_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -119,21 +115,19 @@ class _Times:
 
 
 class _Bare:
-    """The library without anything around it but its own binding."""
+    """The library behind its binding alone, and pictures through the pipeline's encoder."""
 
-    def __init__(self, model: Model, encoder: PacedEncoder) -> None:
-        self._model, self._encoder = model, encoder
+    def __init__(self, model: Model, eyes: VLM) -> None:
+        self._model, self._eyes = model, eyes
 
     def text(self) -> _Times:
         return self._run(time.perf_counter(), Request(prompt=PACED, max_new_tokens=TOKENS))
 
     def picture(self, jpeg: bytes) -> _Times:
         began = time.perf_counter()
-        spec = self._encoder.spec
-        picture = load_image(jpeg, needed=spec)
-        embedding = self._encoder.encode(fit_image(picture, spec), picture.content_hash)
+        images, spec = self._eyes.encode(jpeg).data, self._eyes.profile.vision
         size = (spec.height, spec.width_px)
-        request = Request(prompt="<image>" + PACED, images=embedding.data, image_size=size, max_new_tokens=TOKENS)
+        request = Request(prompt="<image>" + PACED, images=images, image_size=size, max_new_tokens=TOKENS)
         return self._run(began, request)
 
     def _run(self, began: float, request: Request) -> _Times:
@@ -143,21 +137,17 @@ class _Bare:
 
 @contextmanager
 def _bare(library: Path, llm: Path) -> Iterator[_Bare]:
-    parts = locate("demo", load_settings())
-    assert parts.encoder is not None
-    spec, tags = parts.profile.vision, parts.profile.tags
-    settings = ModelSettings(image_shape=(spec.tokens, spec.width * spec.outputs))
-    with ExitStack() as opened:
-        encoder = PacedEncoder(open_encoder(parts.encoder, spec), ENCODE_MS)
-        opened.callback(encoder.close)
+    with load("demo", llm=llm, library=library, settings=SETTINGS) as eyes:
+        spec, tags = eyes.profile.vision, eyes.profile.tags
         model = Model(
             llm,
-            open_library(library),
+            eyes.library,
             tags=ImageTags(tags.start, tags.end, tags.content),
-            max_context_len=parts.profile.max_context_len,
-            settings=settings,
+            max_context_len=eyes.profile.max_context_len,
+            settings=ModelSettings(image_shape=(spec.tokens, spec.width * spec.outputs)),
         )
-        yield _Bare(opened.enter_context(model), encoder)
+        with model:
+            yield _Bare(model, eyes)
 
 
 class _Client:
@@ -202,7 +192,7 @@ def _served(library: Path, llm: Path) -> Iterator[_Client]:
         [*command, "--llm", str(llm), "--library", str(library)],
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "VLM_PACE": json.dumps({"encode_ms": ENCODE_MS}), "VLM_LOG_LEVEL": "error"},
+        env={**os.environ, "VLM_PACE": json.dumps(SETTINGS["pace"]), "VLM_LOG_LEVEL": "error"},
     )
     assert process.stderr is not None
     try:
@@ -218,7 +208,7 @@ def _served(library: Path, llm: Path) -> Iterator[_Client]:
     finally:
         process.terminate()
         process.stderr.close()
-        process.wait(_START_S)
+        process.wait(_END_S)
 
 
 def _part(boundary: bytes, disposition: str, data: bytes) -> bytes:

@@ -19,7 +19,7 @@ from vlm.cli.options import ApiKey, Encoder, Library, Llm, Model, Release, Serve
 from vlm.cli.output import answers_only
 from vlm.cli.terminal import Keyboard, is_terminal, note, say
 from vlm.errors import ContextTooLongError, RequestError, RkvlmError
-from vlm.options import RunOptions
+from vlm.options import NpuOptions, RunOptions
 
 if TYPE_CHECKING:
     from vlm import VLM, Answer, RemoteVLM
@@ -34,7 +34,7 @@ HELP = """\
 Ctrl-C ends an answer; what was told of it stays in the conversation. A line that begins with a space is no command."""
 
 
-@takes(RunOptions, into="options")
+@takes(RunOptions, NpuOptions, into="options")
 def chat(
     images: Annotated[
         list[str] | None, typer.Argument(metavar="IMAGE", help="Pictures to show with the first question.")

@@ -11,10 +11,10 @@ import typer
 from vlm.cli.opening import Where, opened
 from vlm.cli.options import ApiKey, Encoder, Library, Llm, Model, Release, Server, takes
 from vlm.cli.output import answers_only
-from vlm.options import RunOptions
+from vlm.options import NpuOptions, RunOptions
 
 
-@takes(RunOptions, into="options")
+@takes(RunOptions, NpuOptions, into="options")
 def describe(
     image: Annotated[str, typer.Argument(help="The picture: a path, or - for standard input.")],
     prompt: Annotated[str | None, typer.Argument(help="The question; a description if there is none.")] = None,

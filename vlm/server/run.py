@@ -41,13 +41,10 @@ def serve(settings: ServeSettings, *, pictures: bool = True, options: Mapping[st
 
 def _choice(settings: ServeSettings, pictures: bool, options: Mapping[str, Any]) -> ModelChoice:
     return ModelChoice(
-        model=settings.model,
         encoder=settings.encoder,
         llm=settings.llm,
-        library=str(settings.rkllm_lib) if settings.rkllm_lib else None,
-        release=settings.rkllm_release,
-        threads=settings.threads,
         pictures=pictures,
+        settings=settings.model_settings(),
         options=dict(options),
     )
 
