@@ -185,7 +185,8 @@ def _load(kind: type[S], given: dict[str, Any]) -> S:
         first = exc.errors()[0]
         name, *within = (str(part) for part in first["loc"])
         place = _place(name, given) + "".join(f", {part}" for part in within)
-        raise OptionError(f"{place}: {first['msg']}; got {first['input']!r}.") from exc
+        got = "" if name == "api_keys" else f"; got {first['input']!r}"
+        raise OptionError(f"{place}: {first['msg'].removeprefix('Value error, ')}{got}.") from exc
     except SettingsError as exc:  # an environment variable that is not the JSON it has to be
         named = re.search(r'field "(\w+)"', str(exc))
         place = f"VLM_{named[1].upper()}" if named else str(exc)
