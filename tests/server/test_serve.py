@@ -54,7 +54,8 @@ def test_a_full_queue_is_not_ready(tmp_path: Path) -> None:
         served.ready()
         body = {"model": "demo", "prompt": "[id=a][tokens=1500][pace=20]", "options": {"num_predict": 1500}}
         with httpx.stream("POST", served.url + "/api/generate", json=body) as stream:
-            next(stream.iter_lines())
+            lines = stream.iter_lines()  # held: its end would be the client's leaving
+            next(lines)
             assert served.get("/readyz").status_code == 503
             answer = served.ask("[id=b]")
             assert (answer.status_code, answer.json()["error"]["type"]) == (503, "EngineQueueFullError")
@@ -118,7 +119,8 @@ def test_sigterm_does_not_wait_for_ever(tmp_path: Path) -> None:
         served.ready()
         body = {"model": "demo", "prompt": "[id=a][tokens=1500][pace=20]", "options": {"num_predict": 1500}}
         with httpx.stream("POST", served.url + "/api/generate", json=body, timeout=60) as response:
-            next(response.iter_lines())
+            lines = response.iter_lines()
+            next(lines)
             assert served.end() == 0
 
 
