@@ -15,6 +15,7 @@ from sample_pictures import TRUTH
 from service_rig import LIGHT, STAR, Served, serve, standin_words, told, wait_until
 
 from vlm import errors
+from vlm.server.health import npu_load
 
 
 def refused(*words: object) -> subprocess.CompletedProcess[str]:
@@ -173,3 +174,17 @@ def test_the_page_and_the_samples(demo_service: Served) -> None:
     samples = {entry["name"]: entry["url"] for entry in demo_service.get("/v1/info").json()["samples"]}
     assert set(samples) == set(TRUTH)
     assert demo_service.get(samples[LIGHT.name]).content == LIGHT.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "load"),
+    [
+        ("NPU load:  Core0: 18%, Core1:  0%, Core2: 100%,\n", {"0": 18, "1": 0, "2": 100}),
+        ("NPU load:  37%\n", {"0": 37}),
+        ("nothing that is known", {}),
+    ],
+)
+def test_the_load_of_the_npu(tmp_path: Path, text: str, load: dict[str, int]) -> None:
+    (tmp_path / "load").write_text(text)
+    assert npu_load(tmp_path / "load") == load
+    assert npu_load(tmp_path / "nothing") == {}
