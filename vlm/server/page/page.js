@@ -11,6 +11,7 @@ import * as store from "./store.js";
 import * as talk from "./talk.js";
 
 const DESCRIBE = "Describe the picture.";
+const AGAIN_MS = 1500; // between two looks at a model that is being opened
 
 let server = null; // what /v1/info says
 let conversation = blank();
@@ -22,7 +23,7 @@ new History(reopen);
 
 /** turns: [{question, answer, figures}], answered ones; the pictures belong to the first. */
 function blank() {
-  return { id: Date.now(), pictures: [], turns: [], suggestions: [] };
+  return { id: Date.now(), pictures: [], turns: [] };
 }
 
 // The server
@@ -35,9 +36,16 @@ async function meet() {
     notice(`${problem.message} ${problem.advice}`, { label: "Try again", act: meet });
     return;
   }
+  if (!server.model) {
+    notice(server.state === "failed" ? "The model cannot be used at present." : "The model is being opened.");
+    setTimeout(meet, AGAIN_MS);
+    return;
+  }
   notice("");
   find("#model").textContent = server.model.name;
+  find("#description").textContent = server.model.description;
   document.body.classList.toggle("textual", !server.model.pictures);
+  find("#prompt").placeholder = server.model.pictures ? "Ask about the picture" : "Ask";
   stage.offer(server.samples, addSample);
   refresh();
 }
@@ -51,12 +59,13 @@ function add(files) {
 }
 
 async function addNow(files) {
-  if (!server?.model.pictures) return notice("This model takes no pictures.");
+  if (!server?.model) return notice("Wait until the model is open.");
+  if (!server.model.pictures) return notice("This model takes no pictures.");
   if (conversation.turns.length) renew(); // a new picture is a new conversation
   notice("");
   for (const { blob, name } of files) {
     if (!room()) {
-      notice(`${server.model.name} takes at most ${server.limits.images} pictures at once; ${name} was left out.`);
+      notice(`A question may have ${server.limits.images} pictures here; ${name} was left out.`);
       break;
     }
     try {
@@ -71,12 +80,12 @@ async function addNow(files) {
 
 async function addSample(sample) {
   try {
-    const blob = await (await fetch(sample.url)).blob();
-    await add([{ blob, name: sample.title }]);
-    if (sample.question) conversation.suggestions.push(sample.question);
-    refresh();
+    const response = await fetch(sample.url);
+    if (!response.ok) throw new Error(response.statusText);
+    const blob = await response.blob();
+    await add([{ blob, name: sample.name }]);
   } catch {
-    notice("The sample could not be fetched: the server does not answer.");
+    notice("The sample cannot be fetched; does the server still run?");
   }
 }
 
@@ -87,14 +96,15 @@ function remove(picture) {
   toPrompt();
 }
 
-const room = () => conversation.pictures.length < server.limits.images;
+const room = () => !server || conversation.pictures.length < server.limits.images;
 
 // Questions
 
 async function ask(question) {
   if (running) return notice("An answer is being told. Stop it with Esc, or wait.");
-  if (!server) return;
+  if (!server?.model) return notice("Wait until the model is open.");
   running = new AbortController();
+  if (find("#prompt").value === question) write("");
   await adding;
   const words = question.trim() || (conversation.pictures.length ? DESCRIBE : "");
   if (words) await exchange(words);
@@ -106,7 +116,6 @@ async function ask(question) {
 /** One question and its answer, from sending to the end, whichever it is. */
 async function exchange(question) {
   notice("");
-  write("");
   const turn = new talk.Turn(question);
   refresh();
   try {
@@ -152,9 +161,8 @@ function over(asked, turn, question, figures) {
   asked.turns.push({ question, answer: turn.text, figures: kept });
   asked.title ??= question;
   asked.thumbnail ??= asked.pictures[0]?.thumbnail ?? null;
-  const { suggestions: __, ...rest } = asked;
   const files = asked.pictures.map(({ blob, name, note }) => ({ blob, name, note }));
-  store.put({ ...rest, pictures: files }).catch(() => {}); // the drawer says that nothing is kept
+  store.put({ ...asked, pictures: files }).catch(() => {}); // the drawer says that nothing is kept
 }
 
 /** A question was refused or lost: say so; it can be asked again as it is, or stands in the field to be changed. */
@@ -193,8 +201,9 @@ function renew() {
 
 async function reopen(kept) {
   renew();
-  const opened = await Promise.all(kept.pictures.map(async ({ blob, name, note }) => ({ ...(await pictures.open(blob, name)), note })));
-  conversation = { ...kept, pictures: opened, suggestions: [] };
+  const reopened = async ({ blob, name, note }) => ({ ...(await pictures.open(blob, name)), note });
+  const opened = await Promise.all(kept.pictures.map(reopened));
+  conversation = { ...kept, pictures: opened };
   for (const { question, answer: told, figures } of kept.turns) {
     const turn = new talk.Turn(question);
     turn.tell(told);
@@ -208,18 +217,13 @@ async function reopen(kept) {
 function refresh() {
   const begun = conversation.turns.length > 0 || running !== null;
   const focused = document.activeElement;
-  stage.show(conversation.pictures, { room: server !== null && room(), fixed: begun });
+  stage.show(conversation.pictures, !begun && room());
   document.body.classList.toggle("begun", begun);
   find("#stop").hidden = !running;
   find("#ask").hidden = running !== null;
   find("#renew").hidden = !begun && !conversation.pictures.length;
-  suggest(begun || !conversation.pictures.length ? [] : [DESCRIBE, ...conversation.suggestions]);
+  find("#describe").hidden = begun || !conversation.pictures.length;
   if (focused !== document.body && !focused.checkVisibility()) find(running ? "#stop" : "#ask").focus();
-}
-
-function suggest(questions) {
-  const button = (words) => make("button", { type: "button", className: "suggestion", onclick: () => ask(words) }, words);
-  find("#suggestions").replaceChildren(...questions.map(button));
 }
 
 /** Say something above the question, until the next; "" takes it away. */
@@ -267,6 +271,7 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !document.querySelector("dialog[open]")) stop();
 });
 find("#stop").onclick = stop;
+find("#describe").onclick = () => ask(DESCRIBE);
 find("#renew").onclick = renew;
 find("#theme").onclick = turnTheme;
 meet();

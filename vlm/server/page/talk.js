@@ -75,12 +75,11 @@ export const clear = () => find("#turns").replaceChildren();
 
 function copyButton(turn) {
   const label = make("span", {}, "Copy");
-  const button = make("button", { type: "button", className: "quiet copy", ariaLabel: "Copy the answer" }, icon("copy"), label);
-  button.onclick = async () => {
+  const onclick = async () => {
     label.textContent = (await copy(turn.told)) ? "Copied" : "Select and copy it by hand";
     setTimeout(() => (label.textContent = "Copy"), 2000);
   };
-  return button;
+  return make("button", { type: "button", className: "quiet copy", onclick }, icon("copy"), label);
 }
 
 /** Over plain HTTP from another machine there is no navigator.clipboard; the old command works there. */
@@ -95,7 +94,8 @@ async function copy(element) {
 
 // New text keeps the end in view while the reader is at the end; one who has scrolled up is left alone.
 let atEnd = true;
-new IntersectionObserver(([entry]) => (atEnd = entry.isIntersecting), { rootMargin: "0px 0px 120px" }).observe(find("#end"));
+const watch = new IntersectionObserver(([entry]) => (atEnd = entry.isIntersecting), { rootMargin: "0px 0px 120px" });
+watch.observe(find("#end"));
 
 function follow(always = false) {
   if (always || atEnd) find("#end").scrollIntoView({ block: "end" });
