@@ -74,7 +74,7 @@ export class Turn {
 export const clear = () => find("#turns").replaceChildren();
 
 function copyButton(turn) {
-  const label = make("span", {}, "Copy");
+  const label = make("span", { ariaLive: "polite" }, "Copy");
   const onclick = async () => {
     label.textContent = (await copy(turn.told)) ? "Copied" : "Select and copy it by hand";
     setTimeout(() => (label.textContent = "Copy"), 2000);
