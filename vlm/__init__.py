@@ -19,6 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vlm.answer import Answer, Stream
+    from vlm.engine.configuration import EngineLimits, ModelChoice
+    from vlm.engine.engine import Engine
+    from vlm.engine.health import Health
+    from vlm.engine.messages import ImagePart, ModelFacts, Question, TextPart, Turn
+    from vlm.engine.reply import Reply
     from vlm.errors import RkvlmError
     from vlm.locate import ModelInfo, models
     from vlm.pipeline import VLM, close, describe, load
@@ -29,9 +34,34 @@ _HOMES = {
     "models": "vlm.locate",
     "Answer": "vlm.answer",
     "Stream": "vlm.answer",
+    **dict.fromkeys(("EngineLimits", "ModelChoice"), "vlm.engine.configuration"),
+    "Engine": "vlm.engine.engine",
+    "Health": "vlm.engine.health",
+    **dict.fromkeys(("ImagePart", "ModelFacts", "Question", "TextPart", "Turn"), "vlm.engine.messages"),
+    "Reply": "vlm.engine.reply",
     **dict.fromkeys(("VLM", "close", "describe", "load"), "vlm.pipeline"),
 }
-__all__ = ["VLM", "Answer", "ModelInfo", "RkvlmError", "Stream", "close", "describe", "load", "models"]
+__all__ = [
+    "VLM",
+    "Answer",
+    "Engine",
+    "EngineLimits",
+    "Health",
+    "ImagePart",
+    "ModelChoice",
+    "ModelFacts",
+    "ModelInfo",
+    "Question",
+    "Reply",
+    "RkvlmError",
+    "Stream",
+    "TextPart",
+    "Turn",
+    "close",
+    "describe",
+    "load",
+    "models",
+]
 __version__ = "0.1.0"
 
 

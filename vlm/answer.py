@@ -17,7 +17,8 @@ class Answer:
 
     finish_reason: "stop", or "length" when max_new_tokens ended it. encode_ms: decoding, fitting and encoding of the
     pictures, None when they were encoded before or there were none. ttft_ms: from the question to the first text.
-    prompt_tokens, tokens, tokens_per_second: as the runtime says, None where its release does not.
+    prompt_tokens, tokens, tokens_per_second: as the runtime says, None where its release does not. queue_ms: how long
+    the question waited in an engine's queue, before all of these; None where there is none.
     """
 
     text: str
@@ -28,6 +29,7 @@ class Answer:
     prompt_tokens: int | None
     tokens: int | None
     tokens_per_second: float | None
+    queue_ms: float | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -66,6 +68,10 @@ class Stream:
         """Abort the run if it goes on, and wait for it to return. May be called twice. Raises RunTimeoutError."""
         with self._turn:
             self._generation.close()
+
+    def abort(self) -> None:
+        """Ask for the end, from any thread, without waiting for it: the iterator ends once the run has returned."""
+        self._generation.abort()
 
     def __del__(self) -> None:
         if hasattr(self, "_turn"):

@@ -15,14 +15,14 @@ from pydantic import ValidationError
 
 from encoders import open_encoder
 from encoders.base import Encoder, ImageEmbedding, join_embeddings
-from encoders.cache import EmbeddingCache, cache_key
+from encoders.cache import CacheStats, EmbeddingCache, cache_key
 from encoders.images import Source, load_image
 from encoders.preprocess import fit_image
 from vlm.answer import Answer, Stream
 from vlm.errors import ModelBusyError, ModelClosedError, NotSupportedByRuntime, OptionError, PromptError
 from vlm.locate import Parts, locate
 from vlm.npu import find_soc
-from vlm.options import RunOptions, Sampling
+from vlm.options import DEFAULT_PROMPT, RunOptions, Sampling
 from vlm.prompt import IMAGE, Message, Part, render
 from vlm.rkllm.abi import RELEASES, abi
 from vlm.rkllm.library import Library, host_library, open_library
@@ -31,8 +31,6 @@ from vlm.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from vlm.profile import Profile
-
-DEFAULT_PROMPT = "Describe the picture."
 
 
 class VLM:
@@ -84,6 +82,16 @@ class VLM:
             if "rkllm_set_chat_template" in library.functions:
                 self._model.set_chat_template("", "", "")
             self._opened: ExitStack | None = opened.pop_all()
+
+    @property
+    def options(self) -> RunOptions:
+        """The options of a question that gives none."""
+        return self._usual
+
+    @property
+    def cache_stats(self) -> CacheStats:
+        """How often an embedding was found, and how many are kept."""
+        return self._cache.stats
 
     def encode(self, image: Source | ImageEmbedding) -> ImageEmbedding:
         """Encode one picture, to ask about it as often as wanted; the last ones encoded are kept (VLM_CACHE_BYTES).

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
@@ -24,17 +24,21 @@ Library = Annotated[str | None, typer.Option("--library", help="librkllmrt.so, o
 Release = Annotated[str | None, typer.Option("--release", help="Release of the RKLLM runtime, if it cannot be read.")]
 
 
-def takes(model: type[BaseModel], into: str) -> Callable[[F], F]:
-    """Give a command one option for each field of `model`; those given arrive as a dict in the parameter `into`."""
+def takes(model: type[BaseModel], into: str, *, panel: str = "Answering", but: Sequence[str] = ()) -> Callable[[F], F]:
+    """Give a command one option for each field of `model`; those given arrive as a dict in the parameter `into`.
+
+    panel: their heading in the help. but: fields that become none.
+    """
+    wanted = {name: field for name, field in model.model_fields.items() if name not in but}
 
     def wrap(function: F) -> F:
         signature = inspect.signature(function, eval_str=True)
         own = [parameter for name, parameter in signature.parameters.items() if name != into]
-        fields = [_parameter(name, field) for name, field in model.model_fields.items()]
+        fields = [_parameter(name, field, panel) for name, field in wanted.items()]
 
         @functools.wraps(function)
         def call(**arguments: Any) -> Any:
-            values = {name: arguments.pop(name) for name in model.model_fields}
+            values = {name: arguments.pop(name) for name in wanted}
             given = {name: value for name, value in values.items() if value not in (None, [])}
             return function(**arguments, **{into: given})
 
@@ -45,13 +49,15 @@ def takes(model: type[BaseModel], into: str) -> Callable[[F], F]:
     return wrap
 
 
-def _parameter(name: str, field: Any) -> inspect.Parameter:
+def _parameter(name: str, field: Any, panel: str) -> inspect.Parameter:
     if get_origin(field.annotation) is tuple:
         kind = list[get_args(field.annotation)[0]]  # type: ignore[misc,valid-type]
+    elif get_origin(field.annotation) is Literal:
+        kind = str
     else:
         kind = next((kind for kind in get_args(field.annotation) if kind is not type(None)), field.annotation)
     option = typer.Option(
-        f"--{name.replace('_', '-')}", help=f"{field.description}", show_default=False, rich_help_panel="Answering"
+        f"--{name.replace('_', '-')}", help=f"{field.description}", show_default=False, rich_help_panel=panel
     )
     annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

@@ -273,6 +273,10 @@ class Generation(Iterator[Piece]):
         if not self._run.done.is_set() and not self._run.stuck:
             self._run.stop()
 
+    def abort(self) -> None:
+        """Ask for the end of the run, from any thread, without waiting for it to return."""
+        self._run.ask_abort("abort")
+
     def __del__(self) -> None:
         run = getattr(self, "_run", None)
         if run is not None and not run.done.is_set():
