@@ -55,7 +55,7 @@ class Visitor:
         assert [words for words in self.complaints if not EXPECTED_COMPLAINT.match(words)] == []
 
     def choose(self, *names: str) -> None:
-        """Add sample pictures by the file chooser."""
+        """Add pictures by the file chooser."""
         self.page.get_by_label(re.compile("Choose a picture|Add another")).set_input_files(
             [PICTURES / n for n in names]
         )
@@ -73,7 +73,12 @@ class Visitor:
         }"""
         self.page.evaluate(script, [base64.b64encode(data).decode(), name, kind, event])
 
+    def enter_key(self, key: str) -> None:
+        self.key_dialog.get_by_label("API key", exact=True).fill(key)
+        self.key_dialog.get_by_role("button", name="Use this key").click()
+
     def ask(self, question: str) -> None:
+        expect(self.page.locator("#model")).not_to_be_empty()
         self.question.fill(question)
         self.question.press("Enter")
 
@@ -86,6 +91,10 @@ class Visitor:
     @property
     def tiles(self) -> Locator:
         return self.page.locator("#pictures > li")
+
+    @property
+    def key_dialog(self) -> Locator:
+        return self.page.get_by_role("dialog", name="This server needs an API key")
 
     @property
     def turn(self) -> Locator:

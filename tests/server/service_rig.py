@@ -53,7 +53,9 @@ class Served:
 
     def ask(self, prompt: str, *images: Path, **fields: object) -> httpx.Response:
         """Our own protocol."""
-        files = [("image", (image.name, image.read_bytes())) for image in images] or [("prompt", (None, prompt.encode()))]
+        files = [("image", (image.name, image.read_bytes())) for image in images] or [
+            ("prompt", (None, prompt.encode()))
+        ]
         data = {name: str(value) for name, value in fields.items()} | ({"prompt": prompt} if images else {})
         return self.post("/v1/describe", files=files, data=data)
 

@@ -12,8 +12,11 @@ from browser import axe_faults, chromium
 from page_rig import Visitor, picture
 from playwright.sync_api import Browser, Route, expect
 from sample_pictures import PICTURES, TRUTH
+from service_rig import Served, serve, standin_words
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+KEY = "vlm-of-the-test"
+SLOW = "[id=a][tokens=200][pace=25]"
 LIGHT, HEARTS, STAR = "traffic-light.jpg", "two-hearts.png", "blue-star.jpg"
 Visit = Callable[..., Visitor]
 
@@ -25,16 +28,20 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def address() -> str:
-    return "http://127.0.0.1:8451"
+def slow_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The stand-in, which tells as slowly as it is asked to; one question at a time, and only with the key."""
+    key = f"sha256:{hashlib.sha256(KEY.encode()).hexdigest()}"
+    words = standin_words(tmp_path_factory.mktemp("model"), "1.3.0")
+    with serve(*words, "--in-flight", "1", VLM_API_KEYS=key) as served:
+        yield served
 
 
 @pytest.fixture
-def visit(browser: Browser, address: str) -> Iterator[Visit]:
+def visit(browser: Browser, demo_service: Served) -> Iterator[Visit]:
     visitors: list[Visitor] = []
 
-    def enter(**context: object) -> Visitor:
-        visitors.append(Visitor(browser, address, **context))
+    def enter(served: Served = demo_service, **context: object) -> Visitor:
+        visitors.append(Visitor(browser, served.url, **context))
         return visitors[-1]
 
     yield enter
@@ -50,14 +57,8 @@ def test_drop_a_picture_ask_and_ask_again(visit: Visit) -> None:
     me = visit()
     me.drop(picture(HEARTS), HEARTS, "image/png")
     expect(me.tiles).to_have_count(1)
-    me.page.evaluate("""() => {
-        window.lengths = new Set();
-        const look = () => lengths.add(document.querySelector(".told")?.textContent.length ?? 0);
-        new MutationObserver(look).observe(document.querySelector("#turns"), { childList: true, subtree: true });
-    }""")
     me.page.get_by_role("button", name="Describe the picture.").click()
     expect(me.told).to_have_text(TRUTH[HEARTS])
-    assert me.page.evaluate("lengths.size") > 5  # it was seen growing
     assert me.asked("How big is the red heart?") == "The red heart is large."
     first, second = me.sent()
     assert first["image"] == second["image"] == hashlib.sha256(picture(HEARTS)).hexdigest()
@@ -89,22 +90,47 @@ def test_the_figures_of_an_answer(visit: Visit) -> None:
     assert "Encode " not in me.turn.get_by_role("figure").inner_text()
 
 
-@pytest.mark.parametrize("way", ["Escape", "button"])
-def test_stop_and_go_on(visit: Visit, way: str) -> None:
-    me = visit()
-    me.choose(LIGHT)
-    me.ask("Describe the picture.")
-    expect(me.told).to_have_text(re.compile(r"There is"))
-    if way == "button":
-        me.page.get_by_role("button", name="Stop").click()
-    else:
-        me.page.keyboard.press("Escape")
+def test_an_answer_is_told_as_it_comes_and_stopped(visit: Visit, slow_service: Served) -> None:
+    me, other = visit(slow_service), visit(slow_service)
+    for one in (me, other):
+        one.enter_key(KEY)
+        one.choose(STAR)
+    me.page.evaluate("""() => {
+        window.lengths = new Set();
+        const look = () => lengths.add(document.querySelector(".told")?.textContent.length ?? 0);
+        new MutationObserver(look).observe(document.querySelector("#turns"), { childList: true, subtree: true });
+    }""")
+    me.ask(SLOW)
+    expect(me.told).to_contain_text("a:9 ")
+    other.ask("[id=b][tokens=3]")
+    expect(other.turn).to_contain_text("In line, place 1")
+    me.page.keyboard.press("Escape")
     expect(me.turn).to_contain_text("Stopped.")
     kept = me.told.inner_text()
-    assert TRUTH[LIGHT].startswith(kept)
-    assert len(kept) < len(TRUTH[LIGHT])
-    assert me.asked("What colour is the circle at the top?") == "The circle is red."
+    assert re.fullmatch(r"a:0 a:1 (a:\d+ )+", kept)
+    assert "a:199" not in kept
+    assert me.page.evaluate("lengths.size") >= 5  # it was seen growing
+    expect(other.told).to_have_text("b:0 b:1 b:2 ")  # the model was free at once
+    me.ask(SLOW)
+    expect(me.told).to_contain_text("a:1 ")
+    me.page.get_by_role("button", name="Stop").click()
+    expect(me.turn).to_contain_text("Stopped.")
+    me.asked("And then?")
+    past = json.loads(me.sent()[-1]["history"])
+    assert past[1] == {"role": "assistant", "content": kept}  # the model is told what was told
     assert me.page.get_by_role("article").first.locator(".told").inner_text() == kept
+
+
+def test_the_key_is_asked_for(visit: Visit, slow_service: Served) -> None:
+    me = visit(slow_service)
+    me.enter_key("wrong")
+    expect(me.key_dialog).to_contain_text("The API key is wrong")
+    me.key_dialog.get_by_label("Remember it in this browser").check()
+    me.enter_key(KEY)
+    expect(me.page.get_by_text("demo", exact=True)).to_be_visible()
+    me.page.reload()
+    me.choose(STAR)
+    assert me.asked("[id=d][tokens=2]") == "d:0 d:1"
 
 
 def test_several_pictures_in_their_order(visit: Visit) -> None:
@@ -173,22 +199,7 @@ def test_a_busy_server_and_a_lost_one(visit: Visit) -> None:
     expect(me.page.get_by_role("article")).to_have_count(1)
 
 
-def test_a_place_in_line(visit: Visit) -> None:
-    me, other = visit(), visit()
-    for one in (me, other):
-        one.choose(LIGHT)
-    me.page.route("**/v1/describe", streaming('event: queued\ndata: {"position": 3}\n\n'))
-    me.page.evaluate("""() => {
-        window.said = [];
-        const look = () => said.push(document.querySelector(".progress")?.textContent);
-        new MutationObserver(look).observe(document.querySelector("#turns"), { childList: true, subtree: true });
-    }""")
-    me.ask("Describe the picture.")
-    expect(me.problem).to_be_visible()
-    assert "In line, place 3" in me.page.evaluate("said")
-
-
-def test_a_picture_larger_than_the_server_takes(visit: Visit, address: str) -> None:
+def test_a_picture_larger_than_the_server_takes(visit: Visit) -> None:
     me = visit()
 
     def less(route: Route) -> None:
@@ -251,22 +262,17 @@ def test_copying_an_answer_even_where_browsers_hide_the_clipboard(visit: Visit) 
 
 def test_by_keyboard_alone(visit: Visit) -> None:
     me = visit()
-    names = []
-    for _ in range(5):
+    expect(me.page.locator("#samples img").first).to_be_visible()
+    outlined = "(it) => [it, it.closest('label')].some((e) => e && getComputedStyle(e).outlineStyle === 'solid')"
+    for control in (
+        me.page.get_by_role("button", name="History"),
+        me.page.get_by_role("button", name="Light or dark"),
+        me.page.get_by_label("Choose a picture"),
+        me.page.get_by_role("button", name="Sample").first,
+    ):
         me.page.keyboard.press("Tab")
-        names.append(
-            me.page.evaluate(
-                "document.activeElement.ariaLabel || document.activeElement.labels?.[0]?.innerText "
-                "|| document.activeElement.innerText"
-            )
-        )
-        outline = me.page.evaluate("""() => {
-            const style = (element) => getComputedStyle(element).outlineStyle;
-            const focused = document.activeElement;
-            return [style(focused), focused.closest("label") ? style(focused.closest("label")) : ""];
-        }""")
-        assert "solid" in outline
-    assert names[:3] == ["History", "Light or dark", "Choose a picture"]
+        expect(control).to_be_focused()
+        assert control.evaluate(outlined)
     me.choose(LIGHT)
     expect(me.question).to_be_focused()
     me.page.keyboard.type("Describe")
@@ -368,6 +374,6 @@ def test_axe_finds_nothing(visit: Visit, device: str, scheme: str) -> None:
     denied = {"error": {"type": "UnauthorizedError", "message": "The API key is missing."}}
     me.page.route("**/v1/describe", lambda route: route.fulfill(status=401, json=denied))
     me.page.get_by_role("button", name="Try again").click()
-    expect(me.page.get_by_role("dialog", name="This server needs an API key")).to_be_visible()
+    expect(me.key_dialog).to_be_visible()
     faults += axe_faults(me.page)
     assert faults == []

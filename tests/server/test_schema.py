@@ -21,9 +21,7 @@ def try_all(served: Served, cases: int) -> None:
             continue
 
         @hypothesis.given(case=operation.as_strategy())
-        @hypothesis.settings(
-            max_examples=cases, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-        )
+        @hypothesis.settings(max_examples=cases, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         def send(case: schemathesis.Case) -> None:
             case.call_and_validate(checks=[not_a_server_error], timeout=60)
 

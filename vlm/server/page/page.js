@@ -11,6 +11,7 @@ import * as store from "./store.js";
 import * as talk from "./talk.js";
 
 const DESCRIBE = "Describe the picture.";
+const OPENING = "The model is being opened.";
 const AGAIN_MS = 1500; // between two looks at a model that is being opened
 
 let server = null; // what /v1/info says
@@ -33,15 +34,17 @@ async function meet() {
     server = await service.info(key());
   } catch (problem) {
     if (problem.kind === "key" && (await askForKey(problem.message))) return meet();
-    notice(`${problem.message} ${problem.advice}`, { label: "Try again", act: meet });
-    return;
+    const act = () => {
+      notice("");
+      meet();
+    };
+    return notice(`${problem.message} ${problem.advice}`, { label: "Try again", act });
   }
   if (!server.model) {
-    notice(server.state === "failed" ? "The model cannot be used at present." : "The model is being opened.");
-    setTimeout(meet, AGAIN_MS);
-    return;
+    notice(OPENING);
+    return setTimeout(meet, AGAIN_MS);
   }
-  notice("");
+  if (find("#notice").textContent === OPENING) notice("");
   find("#model").textContent = server.model.name;
   find("#description").textContent = server.model.description;
   document.body.classList.toggle("textual", !server.model.pictures);
@@ -59,8 +62,7 @@ function add(files) {
 }
 
 async function addNow(files) {
-  if (!server?.model) return notice("Wait until the model is open.");
-  if (!server.model.pictures) return notice("This model takes no pictures.");
+  if (server?.model?.pictures === false) return notice("This model takes no pictures.");
   if (conversation.turns.length) renew(); // a new picture is a new conversation
   notice("");
   for (const { blob, name } of files) {
@@ -102,7 +104,7 @@ const room = () => !server || conversation.pictures.length < server.limits.image
 
 async function ask(question) {
   if (running) return notice("An answer is being told. Stop it with Esc, or wait.");
-  if (!server?.model) return notice("Wait until the model is open.");
+  if (!server?.model) return notice(server ? OPENING : "The server does not answer yet.");
   running = new AbortController();
   if (find("#prompt").value === question) write("");
   await adding;
