@@ -124,7 +124,7 @@ def test_an_answer_is_told_as_it_comes_and_stopped(visit: Visit, slow_service: S
 def test_the_key_is_asked_for(visit: Visit, slow_service: Served) -> None:
     me = visit(slow_service)
     me.enter_key("wrong")
-    expect(me.key_dialog).to_contain_text("The API key is wrong")
+    expect(me.key_dialog).to_contain_text("The key was not accepted.")
     me.key_dialog.get_by_label("Remember it in this browser").check()
     me.enter_key(KEY)
     expect(me.page.get_by_text("demo", exact=True)).to_be_visible()
@@ -223,10 +223,12 @@ def test_history_stays_in_the_browser(visit: Visit) -> None:
     me = visit()
     me.choose(HEARTS)
     me.asked("Describe the picture.")
+    drawer = me.page.get_by_role("dialog", name="History")
+    me.page.get_by_role("button", name="History").click()
+    expect(drawer).to_contain_text("1 answer")
     me.page.reload()
     expect(me.page.get_by_role("article")).to_have_count(0)
     me.page.get_by_role("button", name="History").click()
-    drawer = me.page.get_by_role("dialog", name="History")
     drawer.get_by_role("button", name=re.compile("Describe the picture.*1 answer")).click()
     expect(me.told).to_have_text(TRUTH[HEARTS])
     assert me.asked("How big is the red heart?") == "The red heart is large."

@@ -6,12 +6,15 @@ const NAME = "rkvlm.key";
 
 export const key = () => sessionStorage.getItem(NAME) ?? localStorage.getItem(NAME);
 
-/** Ask for a key; whether one was given. `words` say why. */
-export function askForKey(words) {
+/** Ask for a key, again if there is one already; whether one was given. */
+export function askForKey() {
   const dialog = find("#key");
-  find("#key-words").textContent = words;
+  find("#key-words").textContent = key()
+    ? "The key was not accepted. Check it, or ask whoever runs the server."
+    : "Whoever runs the server can give you one.";
   find("#key-value").value = "";
   dialog.returnValue = "";
+  find("#key-cancel").onclick = () => dialog.close();
   dialog.showModal();
   return new Promise((done) => {
     dialog.onclose = () => {

@@ -10,7 +10,6 @@ import { Stage } from "./stage.js";
 import * as store from "./store.js";
 import * as talk from "./talk.js";
 
-const DESCRIBE = "Describe the picture.";
 const OPENING = "The model is being opened.";
 const AGAIN_MS = 1500; // between two looks at a model that is being opened
 
@@ -33,7 +32,7 @@ async function meet() {
   try {
     server = await service.info(key());
   } catch (problem) {
-    if (problem.kind === "key" && (await askForKey(problem.message))) return meet();
+    if (problem.kind === "key" && (await askForKey())) return meet();
     const act = () => {
       notice("");
       meet();
@@ -102,30 +101,23 @@ const room = () => !server || conversation.pictures.length < server.limits.image
 
 // Questions
 
+/** What is asked where nothing is asked. */
+const description = () => ["", "Describe the picture."][conversation.pictures.length] ?? "Describe the pictures.";
+
 async function ask(question) {
   if (running) return notice("An answer is being told. Stop it with Esc, or wait.");
   if (!server?.model) return notice(server ? OPENING : "The server does not answer yet.");
   running = new AbortController();
   if (find("#prompt").value === question) write("");
   await adding;
-  const words = question.trim() || (conversation.pictures.length ? DESCRIBE : "");
-  if (words) await exchange(words);
-  else notice("Add a picture or write a question.");
+  const words = question.trim() || description();
+  notice(words ? "" : "Add a picture or write a question.");
+  const turn = words && new talk.Turn(words);
+  refresh();
+  const problem = turn && (await answer(turn, words).catch((error) => error));
   running = null;
   refresh();
-}
-
-/** One question and its answer, from sending to the end, whichever it is. */
-async function exchange(question) {
-  notice("");
-  const turn = new talk.Turn(question);
-  refresh();
-  try {
-    await answer(turn, question);
-    notice("");
-  } catch (problem) {
-    unanswered(turn, question, problem);
-  }
+  if (problem) unanswered(turn, words, problem);
 }
 
 async function answer(turn, question) {
@@ -176,7 +168,7 @@ async function unanswered(turn, question, { kind, message, advice }) {
   const hopeless = ["picture", "large", "question"].includes(kind);
   turn.fail(`${message} ${advice}`, hopeless ? null : again);
   if (hopeless && !find("#prompt").value) write(question);
-  if (kind === "key" && (await askForKey(message))) again();
+  if (kind === "key" && (await askForKey())) again();
 }
 
 const history = ({ turns }) =>
@@ -220,11 +212,13 @@ function refresh() {
   const begun = conversation.turns.length > 0 || running !== null;
   const focused = document.activeElement;
   stage.show(conversation.pictures, !begun && room());
+  find("#examples").hidden = begun || !room() || talk.any();
   document.body.classList.toggle("begun", begun);
   find("#stop").hidden = !running;
   find("#ask").hidden = running !== null;
   find("#renew").hidden = !begun && !conversation.pictures.length;
-  find("#describe").hidden = begun || !conversation.pictures.length;
+  find("#describe").hidden = begun || !description();
+  find("#describe").textContent = description();
   if (focused !== document.body && !focused.checkVisibility()) find(running ? "#stop" : "#ask").focus();
 }
 
@@ -273,7 +267,7 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !document.querySelector("dialog[open]")) stop();
 });
 find("#stop").onclick = stop;
-find("#describe").onclick = () => ask(DESCRIBE);
+find("#describe").onclick = () => ask(description());
 find("#renew").onclick = renew;
 find("#theme").onclick = turnTheme;
 meet();

@@ -47,7 +47,6 @@ export class Stage {
     }
     document.body.classList.toggle("pictured", pictures.length > 0);
     find("#sources").hidden = !open;
-    find("#examples").hidden = !open;
     find("#choose-words").textContent = pictures.length ? "Add another" : "Choose a picture";
   }
 

@@ -18,7 +18,7 @@ export class Turn {
       make("div", { className: "answer" }, this.told, this.progress),
     );
     find("#turns").append(this.element);
-    follow(true);
+    toEnd();
   }
 
   /** Say what is being waited for. */
@@ -35,11 +35,12 @@ export class Turn {
   #show() {
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;
+    const stay = atEnd();
     this.progress.replaceChildren();
     this.told.append(this.#pending);
     this.told.normalize();
     this.#pending = "";
-    follow();
+    if (stay) toEnd();
   }
 
   get text() {
@@ -49,10 +50,11 @@ export class Turn {
   /** The answer is over: its figures, and why it ended where that is not of itself. */
   finish(figures, pictures) {
     this.#show();
+    const stay = atEnd();
     const why = { stopped: "Stopped.", length: "Ended at the longest answer allowed." }[figures.finish_reason];
     if (why) this.progress.replaceChildren(why);
     if (this.text) this.element.append(make("div", { className: "after" }, chart(figures, pictures), copyButton(this)));
-    follow();
+    if (stay) toEnd();
   }
 
   /** It was not answered: the reason and what to do; with `retry`, a button that tries again. */
@@ -62,13 +64,16 @@ export class Turn {
     const problem = make("div", { className: "problem", role: "alert" }, icon("warning"), make("p", {}, words));
     if (retry) problem.append(make("button", { type: "button", className: "quiet", onclick: retry }, "Try again"));
     this.element.append(problem);
-    follow(true);
+    toEnd();
   }
 
   remove() {
     this.element.remove();
   }
 }
+
+/** Whether something was asked, answered or not. */
+export const any = () => find(".turn") !== null;
 
 /** Take every turn off the page. */
 export const clear = () => find("#turns").replaceChildren();
@@ -93,10 +98,18 @@ async function copy(element) {
 }
 
 // New text keeps the end in view while the reader is at the end; one who has scrolled up is left alone.
-let atEnd = true;
-const watch = new IntersectionObserver(([entry]) => (atEnd = entry.isIntersecting), { rootMargin: "0px 0px 120px" });
-watch.observe(find("#end"));
 
-function follow(always = false) {
-  if (always || atEnd) find("#end").scrollIntoView({ block: "end" });
+const NEAR_PX = 120;
+
+const atEnd = () => find("#end").getBoundingClientRect().top < find("#composer").getBoundingClientRect().top + NEAR_PX;
+
+function toEnd() {
+  find("#end").scrollIntoView({ block: "end" });
 }
+
+// On a narrow screen the field of the question lies over the end of the conversation, and it grows.
+new ResizeObserver(() => {
+  const stay = atEnd();
+  find("#end").style.scrollMarginBottom = `${find("#composer").offsetHeight + 16}px`;
+  if (stay && find(".turn")) toEnd();
+}).observe(find("#composer"));
