@@ -23,7 +23,9 @@ export class Turn {
 
   /** Say what is being waited for. */
   wait(words) {
+    const stay = atEnd();
     this.progress.replaceChildren(make("span", { className: "pulse", "aria-hidden": "true" }), words);
+    if (stay) toEnd();
   }
 
   /** More text; drawn once a frame however fast the tokens come. */
