@@ -85,9 +85,13 @@ def test_the_figures_of_an_answer(visit: Visit) -> None:
     widths = [float(part.get_attribute("width") or 0) for part in me.turn.locator("rect").all()]
     assert len(widths) >= 3
     assert all(width > 0 for width in widths)
-    me.asked("Describe the picture.")
-    assert "Picture encoded before" in me.turn.get_by_role("figure").inner_text()
-    assert "Encode " not in me.turn.get_by_role("figure").inner_text()
+    figures = dict.fromkeys(("encode_ms", "ttft_ms", "prompt_tokens", "tokens", "tokens_per_second", "queue_ms"))
+    done = json.dumps({"text": "It", "finish_reason": "length", **figures})
+    me.page.route("**/v1/describe", streaming(f'event: token\ndata: {{"text": "It"}}\n\nevent: done\ndata: {done}\n\n'))
+    assert me.asked("And now?") == "It"
+    expect(me.turn).to_contain_text("Ended at the longest answer allowed.")
+    legend = me.turn.get_by_role("figure").inner_text()
+    assert re.fullmatch(r"Telling\s[\d.]+ ms\s+Picture encoded before", legend)  # nothing that was not said
 
 
 def test_an_answer_is_told_as_it_comes_and_stopped(visit: Visit, slow_service: Served) -> None:
