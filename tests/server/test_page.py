@@ -249,6 +249,20 @@ def test_history_stays_in_the_browser(visit: Visit) -> None:
     expect(drawer).to_contain_text("Nothing yet.")
 
 
+def test_a_browser_that_keeps_nothing(visit: Visit, slow_service: Served) -> None:
+    me = visit(slow_service, color_scheme="light")
+    me.page.add_init_script("""for (const name of ["localStorage", "sessionStorage", "indexedDB"])
+        Object.defineProperty(window, name, { get() { throw new DOMException("denied", "SecurityError"); } });""")
+    me.page.reload()
+    me.enter_key(KEY)
+    me.page.get_by_role("button", name="Light or dark").click()
+    expect(me.page.locator("html")).to_have_attribute("data-theme", "dark")
+    me.choose(STAR)
+    assert me.asked("[id=e][tokens=2]") == "e:0 e:1"
+    me.page.get_by_role("button", name="History").click()
+    expect(me.page.get_by_role("dialog", name="History")).to_contain_text("This browser lets the page keep nothing")
+
+
 def test_copying_an_answer_even_where_browsers_hide_the_clipboard(visit: Visit) -> None:
     me = visit(permissions=["clipboard-read", "clipboard-write"])
     me.choose(STAR)

@@ -11,10 +11,11 @@ import * as store from "./store.js";
 import * as talk from "./talk.js";
 
 const OPENING = "The model is being opened.";
-const AGAIN_MS = 1500; // between two looks at a model that is being opened
+const AGAIN_MS = 1500;
 
 let server = null; // what /v1/info says
 let conversation = blank();
+let waiting = 0; // the timer of the next look at a model that is being opened
 let running = null; // the AbortController of the question being answered
 let adding = Promise.resolve(); // pictures on their way to the stage
 const announcer = new Announcer(find("#spoken"));
@@ -29,19 +30,17 @@ function blank() {
 // The server
 
 async function meet() {
+  clearTimeout(waiting);
   try {
     server = await service.info(key());
   } catch (problem) {
     if (problem.kind === "key" && (await askForKey())) return meet();
-    const act = () => {
-      notice("");
-      meet();
-    };
-    return notice(`${problem.message} ${problem.advice}`, { label: "Try again", act });
+    return notice(`${problem.message} ${problem.advice}`, meetAgain);
   }
   if (!server.model) {
     notice(OPENING);
-    return setTimeout(meet, AGAIN_MS);
+    waiting = setTimeout(meet, AGAIN_MS);
+    return;
   }
   if (find("#notice").textContent === OPENING) notice("");
   find("#model").textContent = server.model.name;
@@ -50,6 +49,11 @@ async function meet() {
   find("#prompt").placeholder = server.model.pictures ? "Ask about the picture" : "Ask";
   stage.offer(server.samples, addSample);
   refresh();
+}
+
+function meetAgain() {
+  notice("");
+  return meet();
 }
 
 // Pictures
@@ -106,7 +110,7 @@ const description = () => ["", "Describe the picture."][conversation.pictures.le
 
 async function ask(question) {
   if (running) return notice("An answer is being told. Stop it with Esc, or wait.");
-  if (!server?.model) return notice(server ? OPENING : "The server does not answer yet.");
+  if (!server?.model) return meetAgain();
   running = new AbortController();
   if (find("#prompt").value === question) write("");
   await adding;
@@ -139,7 +143,7 @@ async function answer(turn, question) {
       if (event === "done") over(asked, turn, question, { ...data, told_ms: first && performance.now() - first });
     }
   } catch (problem) {
-    if (problem.name !== "AbortError") throw problem;
+    if (!running.signal.aborted) throw problem;
     const told = first && performance.now() - first;
     over(asked, turn, question, { finish_reason: "stopped", encode_ms: undefined, ttft_ms: null, told_ms: told });
   }
@@ -160,9 +164,9 @@ function over(asked, turn, question, figures) {
 }
 
 /** A question was refused or lost: say so; it can be asked again as it is, or stands in the field to be changed. */
-async function unanswered(turn, question, { kind, message, advice }) {
+async function unanswered(turn, question, { kind, message, advice = "" }) {
   const again = () => {
-    turn.remove();
+    if (!running) turn.remove();
     ask(question);
   };
   const hopeless = ["picture", "large", "question"].includes(kind);
@@ -216,17 +220,16 @@ function refresh() {
   document.body.classList.toggle("begun", begun);
   find("#stop").hidden = !running;
   find("#ask").hidden = running !== null;
-  find("#renew").hidden = !begun && !conversation.pictures.length;
+  find("#renew").hidden = !begun && !conversation.pictures.length && !talk.any();
   find("#describe").hidden = begun || !description();
   find("#describe").textContent = description();
   if (focused !== document.body && !focused.checkVisibility()) find(running ? "#stop" : "#ask").focus();
 }
 
-/** Say something above the question, until the next; "" takes it away. */
-function notice(words, action) {
-  const box = find("#notice");
-  box.replaceChildren(words);
-  if (action) box.append(make("button", { type: "button", className: "quiet", onclick: action.act }, action.label));
+/** Say something above the question, until the next; "" takes it away. retry: what a button "Try again" does. */
+function notice(words, retry) {
+  const button = { type: "button", className: "quiet", onclick: retry };
+  find("#notice").replaceChildren(words, ...(retry ? [make("button", button, "Try again")] : []));
 }
 
 /** Put words into the field of the question. */
@@ -246,13 +249,6 @@ function toPrompt() {
   if (matchMedia("(pointer: fine)").matches) find("#prompt").focus({ preventScroll: true });
 }
 
-function turnTheme() {
-  const root = document.documentElement;
-  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = dark ? "light" : "dark";
-  localStorage.setItem("rkvlm.theme", root.dataset.theme);
-}
-
 find("#composer").onsubmit = (event) => {
   event.preventDefault();
   ask(find("#prompt").value);
@@ -269,5 +265,4 @@ document.addEventListener("keydown", (event) => {
 find("#stop").onclick = stop;
 find("#describe").onclick = () => ask(description());
 find("#renew").onclick = renew;
-find("#theme").onclick = turnTheme;
 meet();
