@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from encoders.base import Encoder, Fit, ImageEmbedding, VisionSpec, join_embeddings
     from encoders.cache import CacheKey, CacheStats, EmbeddingCache, cache_key
-    from encoders.images import ImageLimits, Picture, load_image
+    from encoders.images import ImageFile, ImageLimits, Picture, load_image, read_image
     from encoders.open import open_encoder
     from encoders.paced import PacedEncoder
     from encoders.preprocess import fit_image, picture_area
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "base": ("Encoder", "Fit", "ImageEmbedding", "VisionSpec", "join_embeddings"),
     "cache": ("CacheKey", "CacheStats", "EmbeddingCache", "cache_key"),
-    "images": ("ImageLimits", "Picture", "load_image"),
+    "images": ("ImageFile", "ImageLimits", "Picture", "load_image", "read_image"),
     "open": ("open_encoder",),
     "paced": ("PacedEncoder",),
     "preprocess": ("fit_image", "picture_area"),
@@ -33,6 +33,7 @@ __all__ = [
     "Encoder",
     "Fit",
     "ImageEmbedding",
+    "ImageFile",
     "ImageLimits",
     "PacedEncoder",
     "Picture",
@@ -43,6 +44,7 @@ __all__ = [
     "load_image",
     "open_encoder",
     "picture_area",
+    "read_image",
 ]
 
 

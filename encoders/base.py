@@ -93,11 +93,12 @@ class Encoder(Protocol):
     """An open vision encoder. Stays open between requests; not safe for use by two threads at once.
 
     spec: what it was opened with, and has been compared with. identity: the same for the same encoder file and no
-    other, for `encoders.cache`.
+    other, for `encoders.cache`. npu: whether it runs on the NPU, so that others must not meanwhile.
     """
 
     spec: VisionSpec
     identity: str
+    npu: bool
 
     def encode(self, pixels: NDArray[np.uint8], content_hash: str) -> ImageEmbedding:
         """Embed one image.

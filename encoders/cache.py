@@ -45,12 +45,12 @@ class EmbeddingCache:
         self._held: OrderedDict[CacheKey, ImageEmbedding] = OrderedDict()
         self._bytes = self._hits = self._misses = 0
 
-    def get(self, key: CacheKey) -> ImageEmbedding | None:
-        """The embedding, now the one used last; None if it is not held."""
+    def get(self, key: CacheKey, *, again: bool = False) -> ImageEmbedding | None:
+        """The embedding, now the one used last; None if not held. again: it was looked for before, and counted then."""
         with self._lock:
             found = self._held.get(key)
             if found is None:
-                self._misses += 1
+                self._misses += not again
             else:
                 self._hits += 1
                 self._held.move_to_end(key)

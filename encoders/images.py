@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, TypeAlias
+from typing import IO, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +21,23 @@ from encoders.errors import ImageError, ImageTooLargeError
 from encoders.formats import Header, read_header
 from encoders.tiff import MAX_FRAMES, exif_orientation
 
+
+@dataclass(frozen=True, eq=False)
+class ImageFile:
+    """A picture file that was read and not yet decoded, made by `read_image`.
+
+    data: its bytes. content_hash: of them, and so of the picture that `load_image` makes of it. name: the path it was
+    read from, or empty. label: what to call it in a message.
+    """
+
+    data: bytes
+    content_hash: str
+    name: str
+    label: str
+
+
 Source: TypeAlias = (
-    "bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes] | Image.Image | NDArray[np.generic]"
+    "bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes] | ImageFile| Image.Image | NDArray[np.generic]"
 )
 
 _SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WebP", ".bmp": "BMP", ".gif": "GIF"}
@@ -63,6 +80,23 @@ class Picture:
     notes: tuple[str, ...] = ()
 
 
+def read_image(source: Source, *, limits: ImageLimits = DEFAULT_LIMITS) -> ImageFile | None:
+    """Read a picture's bytes and no more, to know its content hash before it is decoded; None for pixels.
+
+    What is returned is a source for `load_image`. Raises ImageError, ImageTooLargeError.
+    """
+    if isinstance(source, ImageFile):
+        return source
+    if isinstance(source, (np.ndarray, Image.Image)):
+        return None
+    label = _label(source)
+    with _naming(label):
+        data = _read(source, limits.max_bytes)
+        name = os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else ""
+        # SHA-256, because the boards' cores, like new PCs', have instructions for it: twice as fast as BLAKE2 there.
+        return ImageFile(data, hashlib.sha256(data).hexdigest(), name, label)
+
+
 def load_image(
     source: Source,
     *,
@@ -70,7 +104,8 @@ def load_image(
     needed: VisionSpec | tuple[int, int] | None = None,
     background: tuple[int, int, int] | None = None,
 ) -> Picture:
-    """Read a picture from bytes, a path, a binary file object (from where it stands), a PIL image or an array.
+    """Read a picture from bytes, a path, a binary file object (from where it stands), a PIL image or an array, or
+    decode one that `read_image` has read.
 
     Arrays: (height, width), (height, width, 1 or 3 or 4); uint8, bool, uint16, or floating point from 0 to 1; RGB
     order. JPEG, PNG, WebP, BMP, TIFF and GIF files are told by content. needed: the encoder's spec, or the (height,
@@ -81,23 +116,31 @@ def load_image(
     """
     if background is None:
         background = needed.background if isinstance(needed, VisionSpec) else (127, 127, 127)
-    try:
+    file = read_image(source, limits=limits)
+    with _naming(file.label if file else _label(source)):
+        if file is not None:
+            return _from_file(file, limits, needed, background)
         if isinstance(source, np.ndarray):
             return _from_array(source, limits, background)
-        if isinstance(source, Image.Image):
-            return _from_pil(source, limits, background)
-        return _from_file(_read(source, limits.max_bytes), source, limits, needed, background)
+        return _from_pil(cast("Image.Image", source), limits, background)
+
+
+@contextmanager
+def _naming(label: str) -> Iterator[None]:
+    """Make an ImageError that names the picture of whatever goes wrong with it."""
+    try:
+        yield
     except ImageError as exc:
-        raise type(exc)(f"{_label(source)}: {exc}") from exc
+        raise type(exc)(f"{label}: {exc}") from exc
     except MemoryError as exc:
-        raise ImageError(f"{_label(source)}: there is not enough memory to decode it.") from exc
+        raise ImageError(f"{label}: there is not enough memory to decode it.") from exc
     except Image.DecompressionBombError as exc:
-        raise ImageTooLargeError(f"{_label(source)}: {exc}") from exc
+        raise ImageTooLargeError(f"{label}: {exc}") from exc
     except Exception as exc:
         # Decoders raise almost anything on damaged data; for the caller it is always the same: a damaged picture.
         plain = isinstance(exc, (OSError, SyntaxError, ValueError)) and str(exc)
         why = str(exc).rstrip(".") if plain else repr(exc)
-        raise ImageError(f"{_label(source)}: it cannot be decoded: {why}.") from exc
+        raise ImageError(f"{label}: it cannot be decoded: {why}.") from exc
 
 
 def _label(source: object) -> str:
@@ -175,33 +218,30 @@ def _read_stream(file: IO[bytes], max_bytes: int) -> bytes:
 
 
 def _from_file(
-    data: bytes,
-    source: object,
+    file: ImageFile,
     limits: ImageLimits,
     needed: VisionSpec | tuple[int, int] | None,
     background: tuple[int, int, int],
 ) -> Picture:
-    header = read_header(data)
+    header = read_header(file.data)
     _check_size(header.height, header.width, limits)
-    notes = _header_notes(header, source)
+    notes = _header_notes(header, file.name)
     turned = header.orientation >= 5
     size = (header.width, header.height) if turned else (header.height, header.width)
     scale = 1 if needed is None else reduced_scale(header, _shrink(size, needed))
     if scale > 1:
         notes.append(f"decoded at 1/{scale} of its size")
     whole = (0.0, 0.0, header.width / scale, header.height / scale)
-    pixels = to_rgb(decode(header, data, scale), background, notes)
+    pixels = to_rgb(decode(header, file.data, scale), background, notes)
     pixels, box = _upright(pixels, whole, header.orientation)
-    # SHA-256, because the boards' cores, like new PCs', have instructions for it: twice as fast as BLAKE2 there.
-    return _picture(pixels, size, box, hashlib.sha256(data).hexdigest(), header.frames, notes)
+    return _picture(pixels, size, box, file.content_hash, header.frames, notes)
 
 
-def _header_notes(header: Header, source: object) -> list[str]:
+def _header_notes(header: Header, name: str) -> list[str]:
     notes = []
-    if isinstance(source, (str, os.PathLike)):
-        suffix = os.path.splitext(os.fsdecode(source))[1].lower()
-        if _SUFFIXES.get(suffix, header.kind) != header.kind:
-            notes.append(f"the name ends in {suffix}, the content is {header.kind}")
+    suffix = os.path.splitext(name)[1].lower()
+    if _SUFFIXES.get(suffix, header.kind) != header.kind:
+        notes.append(f"the name ends in {suffix}, the content is {header.kind}")
     if header.frames > 1:
         kind = "pages" if header.kind == "TIFF" else "frames"
         count = f"{header.frames} or more" if header.frames == MAX_FRAMES else str(header.frames)

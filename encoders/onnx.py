@@ -28,6 +28,8 @@ class OnnxEncoder:
     is not what the spec says, EncoderUnavailableError when ONNX Runtime is not installed.
     """
 
+    npu = False
+
     def __init__(self, path: str | os.PathLike[str], spec: VisionSpec, *, threads: int | None = None) -> None:
         self._path = Path(path)
         self.spec = spec

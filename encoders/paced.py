@@ -14,8 +14,11 @@ class PacedEncoder:
     """Another encoder, each image of which takes at least `encode_ms` milliseconds. Nothing else differs.
 
     What is left of the time is slept, as a thread sleeps that waits for the NPU. The encoder given is this one's from
-    here on: closing this closes it. A failure is raised at once. Raises ValueError for a time that is not positive.
+    here on: closing this closes it. A failure is raised at once. It counts as one that runs on the NPU, for which it
+    stands. Raises ValueError for a time that is not positive.
     """
+
+    npu = True
 
     def __init__(self, encoder: Encoder, encode_ms: float) -> None:
         if not 0 < encode_ms < float("inf"):

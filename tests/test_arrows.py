@@ -19,6 +19,9 @@ OPEN_TO_SURFACES = ("vlm.errors", "vlm.options", "vlm.settings", "vlm.resources"
 RUNTIMES = ("vlm.rkllm", "vlm.host")
 DATA = ("vlm.rkllm.abi",)
 MEETING_PLACE = ("vlm.pipeline",)
+# The engine holds a whole model in a process: what it needs is what anybody gets.
+ENGINE = ("vlm.engine",)
+OPEN_TO_ENGINE = (*ENGINE, *OPEN_TO_SURFACES)
 # The command that measures the rooms themselves has to name them.
 EXCEPTIONS = {"vlm.cli.bench": ("vlm.bench", "vlm.resources")}
 MODULE_NAME = re.compile(r"(?:vlm|encoders)(?:\.\w+)+(?::\w+)?")
@@ -82,13 +85,14 @@ def _wrong(module: str, item: Import, public: set[str]) -> str:
         return "in vlm, errors come from vlm.errors alone"
     if module == "vlm.errors" and within(item.name, PACKAGES) and not within(item.name, ("encoders.errors",)):
         return "the error tree draws on encoders.errors alone"
-    if within(module, SURFACES) and within(item.name, PACKAGES) and not _open_to_surfaces(module, item, public):
-        return "a surface imports the public names of vlm only"
+    if within(module, SURFACES + ENGINE) and within(item.name, PACKAGES) and not _offered(module, item, public):
+        return "surfaces and the engine import the public names of vlm only"
     return ""
 
 
-def _open_to_surfaces(module: str, item: Import, public: set[str]) -> bool:
-    if within(item.name, SURFACES + OPEN_TO_SURFACES + EXCEPTIONS.get(module, ())) or item.name == "vlm":
+def _offered(module: str, item: Import, public: set[str]) -> bool:
+    open_rooms = OPEN_TO_ENGINE if within(module, ENGINE) else SURFACES + OPEN_TO_SURFACES + EXCEPTIONS.get(module, ())
+    if within(item.name, open_rooms) or item.name == "vlm":
         return True
     return item.source == "vlm" and item.name.partition(".")[2] in public
 
@@ -150,8 +154,11 @@ def test_public_names_are_no_modules() -> None:
         ("vlm.server.openai", "from encoders.images import load_image"),
         ("vlm.server.openai", "from vlm import Secret"),
         ("vlm.captions", "from .pipeline import VLM"),
-        ("vlm.engine.child", "from encoders.base import VisionSpec\nfrom vlm.rkllm.model import Model"),
-        ("vlm.engine.child", "import encoders\nfrom vlm import host"),
+        ("vlm.profile", "from encoders.base import VisionSpec\nfrom vlm.rkllm.model import Model"),
+        ("vlm.profile", "import encoders\nfrom vlm import host"),
+        ("vlm.engine.child", "from vlm.pipeline import VLM"),
+        ("vlm.engine.child", "import encoders"),
+        ("vlm.engine.engine", "from vlm import Secret"),
     ],
 )
 def test_a_wrong_import_is_noticed(module: str, text: str) -> None:
@@ -172,6 +179,7 @@ def test_a_wrong_import_is_noticed(module: str, text: str) -> None:
         ("vlm.cli.serve", "from vlm.server import app\nfrom vlm.options import RunOptions\nfrom vlm.cli import common"),
         ("vlm.cli.bench", "import vlm.bench.decode"),
         ("vlm.captions", "from vlm import VLM"),
+        ("vlm.engine.child", "import vlm\nfrom vlm import VLM, errors\nfrom vlm.engine.wire import frame"),
     ],
 )
 def test_a_right_import_is_left_alone(module: str, text: str) -> None:

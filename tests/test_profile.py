@@ -30,7 +30,12 @@ KEYS = list(keys_of(Profile))
 NO_SOURCE_NEEDED = {"name", "family", "description", "sources", "unproven", "max_new_tokens", "max_context_len"}
 
 BASE = tomllib.loads((configs_dir() / "qwen2-vl-2b.toml").read_text(encoding="utf-8"))
-BASE |= {"thinking": False, "unproven": [], "sampling": {"top_k": 1}, "cores": {"encoder": "0", "llm": "3"}}
+BASE |= {
+    "thinking": False,
+    "unproven": [],
+    "sampling": {"top_k": 1},
+    "cores": {"encoder_cores": "0", "llm_cores": 3, "overlap": False},
+}
 BASE["encoder"]["outputs"] = 1
 BASE["files"]["bundled"] = False
 BASE["sampling"] = {
@@ -112,7 +117,7 @@ def test_control_tags_are_image_tags_and_special_tokens_longest_first() -> None:
 
 def test_the_readme_documents_every_key_as_it_is() -> None:
     text = (configs_dir() / "README.md").read_text(encoding="utf-8")
-    assert text == rewrite(text, Profile), "run: python -m vlm.keys configs/README.md"
+    assert text == rewrite(text, Profile), "run: python -m vlm.keys"
     assert all(key.description for key in KEYS)
     assert all(f"| `{key.name}` |" in text for key in KEYS)
 

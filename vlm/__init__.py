@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vlm.answer import Answer, Stream
+    from vlm.client import RemoteVLM, connect
     from vlm.engine.configuration import EngineLimits, ModelChoice
     from vlm.engine.engine import Engine
     from vlm.engine.health import Health
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from vlm.errors import RkvlmError
     from vlm.locate import ModelInfo, models
     from vlm.pipeline import VLM, close, describe, load
+    from vlm.turns import core_plan
 
 _HOMES = {
     "RkvlmError": "vlm.errors",
@@ -34,6 +36,8 @@ _HOMES = {
     "models": "vlm.locate",
     "Answer": "vlm.answer",
     "Stream": "vlm.answer",
+    "core_plan": "vlm.turns",
+    **dict.fromkeys(("RemoteVLM", "connect"), "vlm.client"),
     **dict.fromkeys(("EngineLimits", "ModelChoice"), "vlm.engine.configuration"),
     "Engine": "vlm.engine.engine",
     "Health": "vlm.engine.health",
@@ -52,12 +56,15 @@ __all__ = [
     "ModelFacts",
     "ModelInfo",
     "Question",
+    "RemoteVLM",
     "Reply",
     "RkvlmError",
     "Stream",
     "TextPart",
     "Turn",
     "close",
+    "connect",
+    "core_plan",
     "describe",
     "load",
     "models",

@@ -12,6 +12,7 @@
     │   ├── ProfileError                a profile that is unknown, incomplete or wrong
     │   ├── PromptError                 a prompt that cannot be rendered safely
     │   ├── OptionError                 an option out of range or not usable here
+    │   ├── CorePlanError               NPU cores that the SoC or the model does not have, or that are shared
     │   ├── ContextTooLongError         prompt, pictures and answer exceed the context
     │   ├── PictureURLError             an address that no picture is fetched from
     │   ├── UnknownModelError           a model that the service does not have
@@ -43,7 +44,10 @@
     │   ├── EngineDeadlineError         an answer took longer than it may
     │   ├── EngineFailedError           the process cannot be started, or cannot be ended
     │   └── EngineStoppingError         the engine is being closed
-    └── ServiceError                    the service that was asked                       exit 10
+    ├── NPUError                        whose turn it is on the NPU                      exit 10
+    │   ├── NPUBusyError                another process holds it, and nobody was to wait
+    │   └── NPULockError                the files that say who holds it cannot be used
+    └── ServiceError                    the service that was asked                       exit 11
         ├── ServiceBusyError            it has no room for a request now
         └── ServiceUnreachableError     nothing answers there, or not as rkvlm does
 
@@ -65,6 +69,7 @@ from encoders.errors import (
 
 __all__ = [
     "ContextTooLongError",
+    "CorePlanError",
     "DriverTooOldError",
     "EmbeddingError",
     "EncoderError",
@@ -90,6 +95,9 @@ __all__ = [
     "ModelError",
     "ModelFileError",
     "ModelLoadError",
+    "NPUBusyError",
+    "NPUError",
+    "NPULockError",
     "NPUMemoryError",
     "NotSupportedByRuntime",
     "OptionError",
@@ -130,6 +138,10 @@ class PromptError(RequestError):
 
 class OptionError(RequestError):
     """An option out of range, or one that this model or runtime cannot take."""
+
+
+class CorePlanError(RequestError):
+    """NPU cores that this SoC does not have, that the model was not converted for, or that two would have to share."""
 
 
 class ContextTooLongError(RequestError):
@@ -301,10 +313,27 @@ class EngineStoppingError(EngineError):
     """The engine is being closed and takes no more questions."""
 
 
+class NPUError(RkvlmError):
+    """Whose turn it is on the NPU cannot be settled."""
+
+    exit_code = 10
+    http_status = 503
+
+
+class NPUBusyError(NPUError):
+    """Another process holds the NPU, and waiting was not wanted; the message names it."""
+
+
+class NPULockError(NPUError):
+    """The files that say who holds the NPU cannot be made or opened."""
+
+    http_status = 500
+
+
 class ServiceError(RkvlmError):
     """The service that was asked could not do it."""
 
-    exit_code = 10
+    exit_code = 11
 
 
 class ServiceBusyError(ServiceError):

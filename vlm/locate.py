@@ -59,6 +59,11 @@ def locate(
     return Parts(profile, found_encoder, found_llm)
 
 
+def find_profile(model: str | Path | None, settings: Settings) -> Profile:
+    """The profile that `locate` would take. Raises ProfileError."""
+    return _profile_of(model if model is not None else settings.model or DEFAULT_MODEL, settings)[0]
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """A profile, and which of its files are on this machine.

@@ -34,6 +34,22 @@ class Pace(BaseModel):
         figures = ("encode_ms", "prefill_ms_per_token", "tokens_per_second")
         return self.model_copy(update={name: getattr(self, f"{name}_one_core") for name in figures})
 
+    @property
+    def paces_encoder(self) -> bool:
+        """Whether it has a figure for the encoder."""
+        return self.encode_ms is not None or self.encode_ms_one_core is not None
+
+    @property
+    def paces_llm(self) -> bool:
+        """Whether it has a figure for the language model."""
+        return bool(self.model_fields_set - {"encode_ms", "encode_ms_one_core"})
+
+    def on_cores(self, number: int, of: int) -> Pace:
+        """The pace with so many of an SoC's NPU cores at work; of a number that is neither all nor one, nothing is
+        known.
+        """
+        return self if number == of else self.one_core() if number == 1 else Pace()
+
     def prefill_s(self, tokens: int) -> float:
         """The least time in seconds that the prefill of so many tokens takes; 0 where it is not known."""
         return tokens * (self.prefill_ms_per_token or 0.0) / 1000

@@ -6,28 +6,29 @@ import atexit
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from encoders import open_encoder
-from encoders.base import Encoder, ImageEmbedding, join_embeddings
+from encoders.base import Encoder, ImageEmbedding, VisionSpec, join_embeddings
 from encoders.cache import CacheStats, EmbeddingCache, cache_key
-from encoders.images import Source, load_image
+from encoders.images import Source, load_image, read_image
+from encoders.paced import PacedEncoder
 from encoders.preprocess import fit_image
 from vlm.answer import Answer, Stream
 from vlm.errors import ModelBusyError, ModelClosedError, NotSupportedByRuntime, OptionError, PromptError
 from vlm.locate import Parts, locate
-from vlm.npu import find_soc
-from vlm.options import DEFAULT_PROMPT, RunOptions, Sampling
+from vlm.npu import Plan
+from vlm.options import DEFAULT_PROMPT, NpuOptions, RunOptions, Sampling, checked
+from vlm.pace import Pace
 from vlm.prompt import IMAGE, Message, Part, render
 from vlm.rkllm.abi import RELEASES, abi
 from vlm.rkllm.library import Library, host_library, open_library
 from vlm.rkllm.model import ImageTags, Model, ModelSettings, Placement, Request
 from vlm.settings import Settings, load_settings
+from vlm.turns import NpuTurns, open_turns
 
 if TYPE_CHECKING:
     from vlm.profile import Profile
@@ -46,23 +47,26 @@ class VLM:
         library: Library,
         settings: Settings,
         *,
+        npu: NpuTurns,
         threads: int | None = None,
         options: dict[str, Any] | None = None,
     ) -> None:
         self.profile: Profile = parts.profile
+        self._npu = npu
         self.library = library
         usual = {**self.profile.sampling.model_dump(), "max_new_tokens": self.profile.max_new_tokens}
-        self._usual = _options(usual, options or {})
+        self._usual = checked(RunOptions, {**usual, **(options or {})})
         if RELEASES.index(library.release) < RELEASES.index(self.profile.min_release):
             raise NotSupportedByRuntime(f"Model {self.profile.name}", library.release, self.profile.min_release)
         self._cache = EmbeddingCache(settings.cache_bytes)
         self._turn = _Turn()
         self._encoding = threading.Lock()
-        with ExitStack() as opened:
+        with ExitStack() as opened, npu.opening():
             spec = self.profile.vision
             self._encoder: Encoder | None = None
             if parts.encoder is not None:
-                self._encoder = open_encoder(parts.encoder, spec, threads=threads)
+                pace = _pace(settings, npu.plan, npu.plan.encoder if npu.plan else None)
+                self._encoder = _open_encoder(parts.encoder, spec, npu.plan, pace, threads)
                 opened.callback(self._encoder.close)
             tags = self.profile.tags
             self._model = Model(
@@ -72,16 +76,22 @@ class VLM:
                 sampling=_sampling(self._usual),
                 max_context_len=self.profile.max_context_len,
                 max_new_tokens=self._usual.max_new_tokens,
-                placement=_placement(parts),
+                placement=_placement(npu.plan, library),
                 settings=ModelSettings(
                     image_shape=(spec.tokens, spec.width * spec.outputs), sampling_per_run=settings.sampling_per_run
                 ),
             )
             opened.callback(self._model.close)
+            npu.settle(self._model.facts.npu_core_num)
             # The prompt is ours from here on; 1.1.4 has no template to switch off.
             if "rkllm_set_chat_template" in library.functions:
                 self._model.set_chat_template("", "", "")
             self._opened: ExitStack | None = opened.pop_all()
+
+    @property
+    def name(self) -> str:
+        """The profile's name."""
+        return self.profile.name
 
     @property
     def options(self) -> RunOptions:
@@ -92,6 +102,11 @@ class VLM:
     def cache_stats(self) -> CacheStats:
         """How often an embedding was found, and how many are kept."""
         return self._cache.stats
+
+    @property
+    def plan(self) -> Plan | None:
+        """Which NPU cores the encoder and the language model use; None where there is no NPU."""
+        return self._npu.plan
 
     def encode(self, image: Source | ImageEmbedding) -> ImageEmbedding:
         """Encode one picture, to ask about it as often as wanted; the last ones encoded are kept (VLM_CACHE_BYTES).
@@ -104,13 +119,21 @@ class VLM:
         encoder, spec = self._encoder, self.profile.vision
         if encoder is None:
             raise OptionError(f"Model {self.profile.name} was loaded for text alone; load it with its encoder.")
-        picture = load_image(image, needed=spec)
+        file = read_image(image)
+        if file is not None:
+            self._check_open()
+            known = self._cache.get(cache_key(file.content_hash, encoder))
+            if known is not None:
+                return known
+        picture = load_image(file or image, needed=spec)
+        pixels = fit_image(picture, spec)
         key = cache_key(picture.content_hash, encoder)
         with self._encoding:
             self._check_open()
-            embedding = self._cache.get(key)
+            embedding = self._cache.get(key, again=file is not None)
             if embedding is None:
-                embedding = encoder.encode(fit_image(picture, spec), picture.content_hash)
+                with self._npu.encoder(self._check_open) if encoder.npu else nullcontext():
+                    embedding = encoder.encode(pixels, picture.content_hash)
                 self._cache.put(key, embedding)
         return embedding
 
@@ -143,7 +166,7 @@ class VLM:
 
     def _run(self, messages: list[Message], pictures: list[Any], given: dict[str, Any]) -> Stream:
         started = time.perf_counter()
-        options = _options(self._usual.model_dump(), given)
+        options = checked(RunOptions, {**self._usual.model_dump(), **given})
         prompt = render(self.profile, messages)
         fresh = any(not isinstance(picture, ImageEmbedding) for picture in pictures)
         embeddings = [self.encode(picture) for picture in pictures]
@@ -160,13 +183,23 @@ class VLM:
         )
         with self._turn.take() as turn:
             self._check_open()
-            generation = self._model.generate(request)
+            held = self._npu.llm(self._check_usable)
+            try:
+                # The NPU is free when the run has returned, however late its answer is read.
+                generation = self._model.generate(request, on_return=held.release)
+            except BaseException:
+                held.release()
+                raise
             kept = turn.pop_all()
         return Stream(generation, kept, model=self.profile.name, started=started, encode_ms=encode_ms)
 
     def _check_open(self) -> None:
         if self._opened is None:
             raise ModelClosedError(f"Model {self.profile.name} is closed; load it again.")
+
+    def _check_usable(self) -> None:
+        self._check_open()
+        self._model.check_usable()
 
     def close(self) -> None:
         """Give back the encoder and the language model; a running answer is aborted. May be called twice."""
@@ -207,20 +240,19 @@ class _Turn:
         self._lock.release()
 
 
-def _options(usual: dict[str, Any], given: dict[str, Any]) -> RunOptions:
-    """The usual options with those given in their place. Raises OptionError that names the one that is wrong."""
-    try:
-        return RunOptions(**{**usual, **given})
-    except ValidationError as exc:
-        first = exc.errors()[0]
-        known = ", ".join(RunOptions.model_fields)
-        raise OptionError(f"Option {first['loc'][0]}: {first['msg']}; got {first['input']!r}. Known: {known}.") from exc
+def _open_encoder(path: Path, spec: VisionSpec, plan: Plan | None, pace: Pace, threads: int | None) -> Encoder:
+    if path.suffix.lower() != ".rknn":
+        encoder = open_encoder(path, spec, threads=threads)
+        return PacedEncoder(encoder, pace.encode_ms) if pace.encode_ms else encoder
+    return open_encoder(path, spec, **({"core_mask": plan.core_mask, "soc": plan.soc.name} if plan else {}))
 
 
-def _placement(parts: Parts) -> Placement:
+def _placement(plan: Plan | None, library: Library) -> Placement:
     """Where a board's language model goes; a PC has no such places."""
-    soc = find_soc() if parts.side == "board" else None
-    return Placement(base_domain_id=soc.llm_domain if soc else None)
+    if plan is None:
+        return Placement()
+    choosable = library.abi.has("RKLLMExtendParam", "enabled_cpus_mask")
+    return Placement(base_domain_id=plan.soc.llm_domain, cpu_mask=plan.soc.cpu_mask if choosable else None)
 
 
 def _sampling(options: RunOptions) -> Sampling:
@@ -261,35 +293,44 @@ def load(
     release: str | None = None,
     threads: int | None = None,
     pictures: bool = True,
+    settings: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> VLM:
     """Open a model.
 
     model: a profile's name ("qwen2-vl-2b"), a profile file, or a model directory; None takes the VLM_MODEL setting,
     else the demo. encoder, llm: files of your own. library, release: librkllmrt.so and its release, or the release that
-    the host runtime is to speak. threads: of ONNX Runtime. pictures: False opens no encoder, for text alone. options:
-    fields of `vlm.options.RunOptions` in place of the profile's; before release 1.3.0 a runtime fixes sampling and
-    max_new_tokens here.
+    the host runtime is to speak. threads: of ONNX Runtime. pictures: False opens no encoder, for text alone. settings:
+    fields of `vlm.settings.Settings`, in place of what the environment and vlm.toml say. options:
+    fields of `vlm.options.NpuOptions`, which cores and who waits; and of `vlm.options.RunOptions` in place of the
+    profile's: before release 1.3.0 a runtime fixes sampling and max_new_tokens here.
 
-    Raises ProfileError, OptionError, EncoderError, LibraryError or ModelError.
+    Raises ProfileError, OptionError, CorePlanError, EncoderError, LibraryError, ModelError or NPUError.
     """
-    settings = load_settings()
-    parts = locate(model, settings, encoder=encoder, llm=llm, pictures=pictures)
-    threads = threads or settings.threads
-    chosen = _library(parts, settings, library, release, threads)
-    return VLM(parts, chosen, settings, threads=threads, options=options)
-
-
-def _library(
-    parts: Parts, settings: Settings, library: str | Path | None, release: str | None, threads: int | None
-) -> Library:
-    release = release or settings.rkllm_release
+    own = load_settings(settings)
+    said = checked(NpuOptions, {name: options.pop(name) for name in NpuOptions.model_fields if name in options})
+    parts = locate(model, own, encoder=encoder, llm=llm, pictures=pictures)
+    npu = open_turns(parts, own, said)
+    threads = threads or own.threads
     if parts.side == "board":
-        return open_library(library or settings.rkllm_lib, release=release, search=[parts.llm.parent])
+        release = release or own.rkllm_release
+        chosen = open_library(library or own.rkllm_lib, release=release, search=[parts.llm.parent])
+    else:
+        pace = _pace(own, npu.plan, npu.plan.llm if npu.plan else None)
+        chosen = _host(release or own.rkllm_release or RELEASES[-1], threads, pace)
+    return VLM(parts, chosen, own, npu=npu, threads=threads, options=options)
+
+
+def _pace(settings: Settings, plan: Plan | None, cores: tuple[int, ...] | None) -> Pace:
+    """The pace to keep to with those cores at work; all of them where nothing says which."""
+    pace = settings.pace or Pace()
+    return pace.on_cores(len(cores), plan.soc.npu_cores) if plan and cores else pace
+
+
+def _host(release: str, threads: int | None, pace: Pace) -> Library:
     from vlm.host import HostRuntime
 
-    release = release or RELEASES[-1]
-    return host_library(release, HostRuntime(abi(release), threads=threads))
+    return host_library(release, HostRuntime(abi(release), threads=threads, pace=pace))
 
 
 # --- the last model, kept open --------------------------------------------------------------------------------------

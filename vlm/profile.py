@@ -28,7 +28,7 @@ from pydantic_core import PydanticCustomError
 
 from vlm.errors import ProfileError, RequestError
 from vlm.keys import did_you_mean, explain, key_error, keys_of
-from vlm.options import Sampling
+from vlm.options import CoreOptions, Sampling
 from vlm.prompt import IMAGE, IMAGE_TAG, Message, render
 from vlm.resources import configs_dir
 
@@ -129,17 +129,6 @@ class TagKeys(_Table):
     content: Tag = Field(description="Once for each of the image's tokens.")
 
 
-class CoreKeys(_Table):
-    """Which NPU cores the parts of the model use."""
-
-    encoder: Literal["auto", "all", "0", "1", "2", "0,1", "0,1,2"] = Field(
-        default="all", description="NPU cores of the encoder; the runtime offers no other sets."
-    )
-    llm: Literal["all", "1", "2", "3"] = Field(
-        default="all", description="NPU cores that the language model is converted for; fixed in the .rkllm file."
-    )
-
-
 class FileKeys(_Table):
     """Where the files lie, relative to a model directory."""
 
@@ -180,7 +169,7 @@ class Profile(_Table):
     encoder: EncoderKeys
     tags: TagKeys
     sampling: Sampling = Field(default=Sampling())
-    cores: CoreKeys = Field(default=CoreKeys())
+    cores: CoreOptions = Field(default=CoreOptions())
     files: FilesKeys
     sources: Mapping[str, Text] = Field(
         default_factory=dict, description='Where a value was read: `"encoder.width" = "config.json, hidden_size"`.'

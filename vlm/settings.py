@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -19,6 +21,8 @@ from pydantic_settings import (
 from vlm.engine.configuration import EngineLimits
 from vlm.errors import OptionError
 from vlm.keys import did_you_mean
+from vlm.options import NpuOptions
+from vlm.pace import Pace
 
 FILE = "VLM_CONFIG"
 """The variable that names the settings file."""
@@ -40,7 +44,7 @@ Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """Several words: an array in vlm.toml, separated by commas in the environment."""
 
 
-class Settings(BaseSettings):
+class Settings(NpuOptions, BaseSettings):
     """Settings read from the environment and from vlm.toml, in this order.
 
     A call's own arguments and the command line's options win over them.
@@ -66,6 +70,13 @@ class Settings(BaseSettings):
         default=64 << 20, ge=0, description="Memory for embeddings of pictures asked about before."
     )
     threads: int | None = Field(default=None, ge=1, description="Threads of ONNX Runtime; all cores when not set.")
+    lock_dir: Path | None = Field(
+        default=None, description="Where the files lie that say who holds the NPU; /run/lock or /tmp when not set."
+    )
+    soc: str | None = Field(
+        default=None, description="The SoC to take this machine for, where its device tree does not say one."
+    )
+    pace: Pace | None = Field(default=None, description="A board's speed for a PC to keep to: JSON of vlm.pace.Pace.")
 
     @classmethod
     def settings_customise_sources(
@@ -84,7 +95,7 @@ class Settings(BaseSettings):
 class ServeSettings(Settings, EngineLimits):
     """The settings of `vlm serve`, which are its options too."""
 
-    model_config = SettingsConfigDict(extra="ignore")
+    model_config = SettingsConfigDict(extra="ignore", title="Service")
 
     encoder: str | None = Field(default=None, description="Vision encoder of your own: a .onnx or .rknn file.")
     llm: str | None = Field(
@@ -118,6 +129,10 @@ class ServeSettings(Settings, EngineLimits):
     def engine_limits(self) -> EngineLimits:
         """Those of them that are the engine's."""
         return EngineLimits(**self.model_dump(include=set(EngineLimits.model_fields)))
+
+    def model_settings(self) -> dict[str, Any]:
+        """Those of them that are the model's and not the default, as plain values."""
+        return self.model_dump(mode="json", include=set(Settings.model_fields), exclude_defaults=True)
 
 
 class _TomlFile(TomlConfigSettingsSource):
@@ -153,9 +168,9 @@ def settings_file() -> Path | None:
 S = TypeVar("S", bound=Settings)
 
 
-def load_settings() -> Settings:
-    """Read the settings. Raises OptionError that names the variable or the key."""
-    return _load(Settings, {})
+def load_settings(given: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings; `given` win over the others. Raises OptionError that names the variable or the key."""
+    return _load(Settings, dict(given or {}))
 
 
 def load_serve_settings(**given: Any) -> ServeSettings:
@@ -172,7 +187,9 @@ def _load(kind: type[S], given: dict[str, Any]) -> S:
         place = _place(name, given) + "".join(f", {part}" for part in within)
         raise OptionError(f"{place}: {first['msg']}; got {first['input']!r}.") from exc
     except SettingsError as exc:  # an environment variable that is not the JSON it has to be
-        raise OptionError(f"{exc}: {exc.__cause__}.") from exc
+        named = re.search(r'field "(\w+)"', str(exc))
+        place = f"VLM_{named[1].upper()}" if named else str(exc)
+        raise OptionError(f"{place}: expected JSON; {exc.__cause__ or exc}.") from exc
 
 
 def _place(name: str, given: dict[str, Any]) -> str:

@@ -80,6 +80,7 @@ def test_an_embedding_of_another_picture_is_refused() -> None:
 class Opened:
     spec: VisionSpec
     identity: str
+    npu: bool = False
 
     def encode(self, pixels: Any, content_hash: str) -> ImageEmbedding:
         raise NotImplementedError

@@ -18,6 +18,8 @@ from standin import build
 
 LONG_S = 60  # longer than anything takes on a machine that has other things to do
 
+DEAF = "[id=deaf][tokens=2][pace=600000]"  # says one token, and then hears no abort for ten minutes
+
 
 def question(text: str, *pictures: bytes, deadline_s: float | None = None, **options: object) -> vlm.Question:
     parts = (*(vlm.ImagePart(data) for data in pictures), vlm.TextPart(text))

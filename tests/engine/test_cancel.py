@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from engine_rig import answers_again, question, told, wait_until
+from engine_rig import DEAF, answers_again, question, told, wait_until
 
 import vlm
 from vlm.errors import EngineCrashedError, EngineDeadlineError
@@ -60,7 +60,7 @@ def test_sent_and_not_begun(standin: Start) -> None:
     """Waiting behind a long answer in the model's process is no hang, however long it takes."""
     engine = standin(in_flight=2, abort_s=0.3)
     first = running(engine, "[id=a][tokens=100][pace=10]")
-    second = engine.ask(question("[id=b]"))
+    second = engine.ask(question("[id=b][tokens=900][pace=10]", max_new_tokens=900))
     assert second.position == 0
     second.close()
     assert second.done
@@ -93,7 +93,7 @@ def test_closing_after_the_end_changes_nothing(standin: Start) -> None:
 def test_a_run_that_does_not_end_costs_the_process(standin: Start) -> None:
     engine = standin(abort_s=0.3)
     pid = engine.health().pid
-    stuck = engine.ask(question("[hang]"))
+    stuck = running(engine, DEAF)
     behind = engine.ask(question("[id=b]"))  # in the process too
     queued = engine.ask(question("[id=q][tokens=2]"))
     wait_until(lambda: engine.health().in_flight == 2)
@@ -122,7 +122,7 @@ def test_a_deadline_in_the_queue(standin: Start) -> None:
 def test_a_deadline_while_an_answer_is_told(standin: Start) -> None:
     engine = standin()
     pid = engine.health().pid
-    reply = engine.ask(question("[id=a][tokens=900][pace=10]", max_new_tokens=900, deadline_s=0.3))
+    reply = engine.ask(question("[id=a][tokens=900][pace=10]", max_new_tokens=900, deadline_s=1.5))
     with pytest.raises(EngineDeadlineError, match="being answered"):
         reply.finish()
     assert reply.answer.text
@@ -132,9 +132,9 @@ def test_a_deadline_while_an_answer_is_told(standin: Start) -> None:
 
 
 def test_a_deadline_that_a_hang_passes(standin: Start) -> None:
-    engine = standin(deadline_s=0.2, abort_s=0.2)
+    engine = standin(deadline_s=2, abort_s=0.2)
     with pytest.raises(EngineDeadlineError):
-        engine.ask(question("[hang]", deadline_s=1000)).finish()
+        engine.ask(question(DEAF, deadline_s=1000)).finish()
     wait_until(lambda: engine.health().totals.restarts == 1)
     wait_until(lambda: engine.health().state == "ready")
 

@@ -116,6 +116,13 @@ def test_an_option_that_is_no_plain_value_is_refused_at_once(engine: vlm.Engine)
         engine.ask(question("Hello!", stop=object()))
 
 
+def test_a_text_that_is_no_text_is_refused_at_once(engine: vlm.Engine) -> None:
+    with pytest.raises(OptionError, match="surrogates"):
+        engine.ask(question("Hello \ud800!"))
+    with pytest.raises(OptionError, match="cannot be passed"):
+        vlm.Engine(vlm.ModelChoice(model="demo", options={"stop": object()}))
+
+
 def test_a_second_question_about_a_picture_finds_its_embedding(engine: vlm.Engine) -> None:
     picture = (PICTURES / "three-triangles.png").read_bytes()
     before = engine.health().cache
@@ -209,10 +216,22 @@ def test_a_listener_takes_everything_without_waiting(standin: Callable[..., vlm.
     assert reply.error is None
 
 
+def test_a_listener_that_fails_harms_nobody(standin: Callable[..., vlm.Engine], caplog: Any) -> None:
+    engine = standin()
+    reply = engine.ask(question("[id=l][tokens=20][pace=5]"))
+    with pytest.raises(ZeroDivisionError):
+        reply.listen(lambda: 1 / 0)  # called once by listen itself, and then by the engine
+    assert reply.finish().text == told("l", 20)
+    answers_again(engine)
+    assert "A listener failed" in caplog.text
+
+
 def test_a_full_queue_refuses_and_says_when_to_come_back(standin: Callable[..., vlm.Engine]) -> None:
     engine = standin(queue=2, in_flight=1, queue_bytes=5000)
     running = engine.ask(question("[id=a][tokens=900][pace=10]"))
     waiting = [engine.ask(question(f"[id={name}][tokens=1]")) for name in "bc"]
+    assert engine.health().state == "busy"
+    assert not engine.health().answering
     with pytest.raises(EngineQueueFullError, match="2 questions") as caught:
         engine.ask(question("[tokens=1]"))
     assert caught.value.retry_after is not None

@@ -328,7 +328,8 @@ EXPORT int rkllm_run(LLMHandle handle, RKLLMInput *input, RKLLMInferParam *infer
     if (busy) return violation("a second run on a handle"), -1;
 
     Given given;
-    put("{\"call\": \"run\", \"userdata\": %zu, \"thread\": %zu", (size_t)userdata, (size_t)pthread_self());
+    put("{\"call\": \"run\", \"at\": %.3f, \"userdata\": %zu, \"thread\": %zu", now_ms(), (size_t)userdata,
+        (size_t)pthread_self());
     int refused = take_input(input, &given, model->width, model->image_tokens);
     int limit = take_infer(infer, model->max_new_tokens);
     put("}\n");
@@ -347,8 +348,8 @@ EXPORT int rkllm_run(LLMHandle handle, RKLLMInput *input, RKLLMInferParam *infer
     model->kv += 4 + job.sent, model->ran = 1, model->running = false, model->last_userdata = userdata;
     pthread_mutex_unlock(&lock);
     print_run(job.sent);
-    put("{\"call\": \"returned\", \"userdata\": %zu, \"tokens\": %d, \"code\": %d}\n", (size_t)userdata, job.sent,
-        job.code);
+    put("{\"call\": \"returned\", \"at\": %.3f, \"userdata\": %zu, \"tokens\": %d, \"code\": %d}\n", now_ms(),
+        (size_t)userdata, job.sent, job.code);
     free(job.prompt);
     return job.code;
 }

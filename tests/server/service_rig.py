@@ -53,11 +53,9 @@ class Served:
 
     def ask(self, prompt: str, *images: Path, **fields: object) -> httpx.Response:
         """Our own protocol."""
-        files = [("image", (image.name, image.read_bytes())) for image in images] or [
-            ("prompt", (None, prompt.encode()))
-        ]
-        data = {name: str(value) for name, value in fields.items()} | ({"prompt": prompt} if images else {})
-        return self.post("/v1/describe", files=files, data=data)
+        form: list[tuple[str, object]] = [("image", (image.name, image.read_bytes())) for image in images]
+        form += [(name, (None, str(value))) for name, value in {"prompt": prompt, **fields}.items()]
+        return self.post("/v1/describe", files=form)
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(how)

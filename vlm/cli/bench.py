@@ -31,3 +31,16 @@ def decode(
     from vlm.resources import demo_dir
 
     print(bench.report(bench.run(Path(model_dir) if model_dir else demo_dir(), tokens, rounds)))
+
+
+@app.command()
+def serve(
+    library: Annotated[str, typer.Argument(help="The compiled stand-in: `python tests/native/standin.py 1.3.0`.")],
+    rounds: Rounds = 15,
+) -> None:
+    """What the service adds to a bare loop over the library that it serves."""
+    from pathlib import Path
+
+    from vlm.bench import serve as bench
+
+    print(bench.report(bench.run(Path(library), rounds)))

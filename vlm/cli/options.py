@@ -22,23 +22,34 @@ Llm = Annotated[
 ]
 Library = Annotated[str | None, typer.Option("--library", help="librkllmrt.so, or the directory it lies in.")]
 Release = Annotated[str | None, typer.Option("--release", help="Release of the RKLLM runtime, if it cannot be read.")]
+Server = Annotated[
+    str | None,
+    typer.Option("--server", envvar="VLM_SERVER", help="Ask a running service, as http://board:8080, instead."),
+]
+ApiKey = Annotated[
+    str | None, typer.Option("--api-key", envvar="VLM_API_KEY", help="The service's key.", show_envvar=True)
+]
 
 
-def takes(model: type[BaseModel], into: str, *, panel: str = "Answering", but: Sequence[str] = ()) -> Callable[[F], F]:
-    """Give a command one option for each field of `model`; those given arrive as a dict in the parameter `into`.
+def takes(*models: type[BaseModel], into: str, but: Sequence[str] = ()) -> Callable[[F], F]:
+    """Give a command one option for each field of `models`; those given arrive as a dict in the parameter `into`.
 
-    panel: their heading in the help. but: fields that become none.
+    A model's title is the heading of its options in the command's help. but: fields that become none.
     """
-    wanted = {name: field for name, field in model.model_fields.items() if name not in but}
 
     def wrap(function: F) -> F:
         signature = inspect.signature(function, eval_str=True)
         own = [parameter for name, parameter in signature.parameters.items() if name != into]
-        fields = [_parameter(name, field, panel) for name, field in wanted.items()]
+        fields = [
+            _parameter(name, field, model.model_config.get("title"))
+            for model in models
+            for name, field in model.model_fields.items()
+            if name not in but
+        ]
 
         @functools.wraps(function)
         def call(**arguments: Any) -> Any:
-            values = {name: arguments.pop(name) for name in wanted}
+            values = {field.name: arguments.pop(field.name) for field in fields}
             given = {name: value for name, value in values.items() if value not in (None, [])}
             return function(**arguments, **{into: given})
 
@@ -49,15 +60,19 @@ def takes(model: type[BaseModel], into: str, *, panel: str = "Answering", but: S
     return wrap
 
 
-def _parameter(name: str, field: Any, panel: str) -> inspect.Parameter:
+def _parameter(name: str, field: Any, heading: str | None) -> inspect.Parameter:
+    kind: Any
     if get_origin(field.annotation) is tuple:
-        kind = list[get_args(field.annotation)[0]]  # type: ignore[misc,valid-type]
+        kind = list[get_args(field.annotation)[0]]  # type: ignore[misc]
     elif get_origin(field.annotation) is Literal:
         kind = str
     else:
         kind = next((kind for kind in get_args(field.annotation) if kind is not type(None)), field.annotation)
+    kind = str if get_origin(kind) is Annotated else kind  # what the words of it are is the model's to check
+    words = name.replace("_", "-")
+    negative = f"/--no-{words}" if kind is bool and not words.startswith("no-") else ""
     option = typer.Option(
-        f"--{name.replace('_', '-')}", help=f"{field.description}", show_default=False, rich_help_panel=panel
+        f"--{words}{negative}", help=f"{field.description}", show_default=False, rich_help_panel=heading
     )
-    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+    annotation = Annotated[kind | None, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

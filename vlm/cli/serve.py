@@ -15,8 +15,8 @@ OF_THE_MODEL = ("rkllm_lib", "rkllm_release")
 """Settings that have an option of another name, the one of every command."""
 
 
-@takes(ServeSettings, into="given", panel="Service", but=OF_THE_MODEL)
-@takes(RunOptions, into="options", panel="Answering, where a question does not say")
+@takes(ServeSettings, into="given", but=OF_THE_MODEL)
+@takes(RunOptions, into="options")
 def serve(
     *,
     library: Library = None,

@@ -88,6 +88,9 @@ class Outbox:
                 self._connection.sendall(frame(events))
             except OSError:  # nobody is there any more
                 os._exit(1)
+            except BaseException:
+                _log.exception("Events cannot be sent")
+                os._exit(1)
 
 
 class Job:
@@ -116,7 +119,7 @@ class Job:
         except RkvlmError as exc:
             # A run that never returned holds the model for good.
             fault, fatal = to_fault(exc), isinstance(exc, RunTimeoutError)
-        except Exception as exc:
+        except BaseException as exc:  # whatever it is, the asker has to be told
             _log.exception("Question %d failed", self._ask.id)
             fault = to_fault(exc)
         self._outbox.put(Ended(self._ask.id, figures, fault, _cache(self._model), fatal))
@@ -194,6 +197,7 @@ def _facts(model: vlm.VLM, pictures: bool) -> ModelFacts:
         pictures=pictures,
         release=library.release,
         runtime=Path(library.origin).name,
+        cores=str(model.plan) if model.plan else None,
     )
 
 

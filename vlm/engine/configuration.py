@@ -19,6 +19,7 @@ class ModelChoice(BaseModel):
     release: str | None = Field(default=None, description="Release of the RKLLM runtime, if it cannot be read.")
     threads: int | None = Field(default=None, ge=1, description="Threads of ONNX Runtime; all cores when not set.")
     pictures: bool = Field(default=True, description="False opens no encoder, for text alone.")
+    settings: dict[str, Any] = Field(default={}, description="Fields of Settings, in place of those that are set.")
     options: dict[str, Any] = Field(default={}, description="Fields of RunOptions in place of the profile's.")
 
     def arguments(self) -> dict[str, Any]:
@@ -38,14 +39,19 @@ class EngineLimits(BaseModel):
     )
     deadline_s: float = Field(default=300, gt=0, description="Longest time from a question to the end of its answer.")
     abort_s: float = Field(
-        default=10, gt=0, description="Time that a run has to end when asked; then the model's process is killed."
+        default=10,
+        gt=0,
+        description="Time that a run has to end when asked, before the model's process is killed. More than a prefill "
+        "takes, which cannot be broken off.",
     )
     start_s: float = Field(default=600, gt=0, description="Time that opening the model may take.")
     kill_s: float = Field(default=5, gt=0, description="Time that the model's process has to go when told to.")
     rss_bytes: int = Field(
         default=0, ge=0, description="Restart the model's process, between answers, over this much memory; 0 is never."
     )
-    starts: int = Field(default=5, ge=1, description="Attempts in a row to start the model's process.")
+    starts: int = Field(
+        default=5, ge=1, description="Attempts in a row to start the model's process before questions are refused."
+    )
     restart_s: float = Field(default=0.5, ge=0, description="Wait before a second restart in a row; doubled for each.")
     restart_max_s: float = Field(default=30, ge=0, description="Longest wait before a restart.")
 

@@ -11,7 +11,7 @@ from vlm.engine.configuration import EngineLimits, ModelChoice
 from vlm.engine.faults import to_error
 from vlm.engine.health import Health, Totals
 from vlm.engine.line import Job
-from vlm.engine.messages import Ask, Question
+from vlm.engine.messages import Ask, Open, Question, Request
 from vlm.engine.process import Popen
 from vlm.engine.reply import Reply
 from vlm.engine.supervisor import Supervisor, failed, stopping
@@ -26,14 +26,14 @@ class Engine:
 
     A crash, a hang or a leak of the model's libraries ends that process alone: the questions that it had end with
     EngineCrashedError, those in the queue are answered by the next one. popen: starts the process, as subprocess.Popen
-    does, which it is but for tests.
+    does, which it is but for tests. Raises OptionError for options that are not plain values.
     """
 
     def __init__(
         self, choice: ModelChoice, limits: EngineLimits | None = None, *, popen: Popen = subprocess.Popen
     ) -> None:
         self._limits = limits or EngineLimits()
-        self._supervisor = Supervisor(choice, self._limits, popen)
+        self._supervisor = Supervisor(_packed(Open(choice.arguments())), self._limits, popen)
         self._numbers = itertools.count(1)
 
     def start(self) -> None:
@@ -62,11 +62,9 @@ class Engine:
         plain values.
         """
         number, now = next(self._numbers), time.monotonic()
-        limit = min(question.deadline_s or self._limits.deadline_s, self._limits.deadline_s)
-        try:
-            request = frame(Ask(number, question.turns, question.options))
-        except WireError as exc:
-            raise OptionError(f"The question cannot be passed to the model's process. {exc}") from exc
+        limit = self._limits.deadline_s if question.deadline_s is None else question.deadline_s
+        limit = min(limit, self._limits.deadline_s)
+        request = _packed(Ask(number, question.turns, question.options))
         reply = Reply(self._cancel)
         supervisor = self._supervisor
         with supervisor.lock:
@@ -84,8 +82,10 @@ class Engine:
         supervisor = self._supervisor
         with supervisor.lock:
             line, child = supervisor.line, supervisor.child
+            state = supervisor.state
             return Health(
-                state=supervisor.state,
+                state=state,
+                answering=state in ("ready", "busy") and not line.full(),
                 model=supervisor.facts,
                 waiting=len(line.waiting),
                 in_flight=len(line.sent),
@@ -129,3 +129,10 @@ class Engine:
             if job is not None:
                 supervisor.cancel(job.id)
         supervisor.line.announce()
+
+
+def _packed(request: Request) -> bytearray:
+    try:
+        return frame(request)
+    except WireError as exc:
+        raise OptionError(f"It cannot be passed to the model's process. {exc}") from exc

@@ -13,8 +13,12 @@ def to_fault(error: BaseException) -> Fault:
     """
     for kind in type(error).__mro__:
         if kind.__name__ in errors.__all__ and getattr(errors, kind.__name__) is kind:
-            plain = {name: value for name, value in vars(error).items() if isinstance(value, (str, int, type(None)))}
-            return Fault(kind.__name__, str(error), plain)
+            plain = {
+                name: _sendable(value) if isinstance(value, str) else value
+                for name, value in vars(error).items()
+                if isinstance(value, (str, int, type(None)))
+            }
+            return Fault(kind.__name__, _sendable(str(error)), plain)
     return Fault(
         EngineError.__name__,
         f"Something went wrong in the model's process that should not: {type(error).__name__}. Its log says more.",
@@ -29,3 +33,8 @@ def to_error(fault: Fault) -> RkvlmError:
     error.args = (fault.text,)  # not by its constructor, which may make the text of other things
     vars(error).update(fault.facts)
     return error
+
+
+def _sendable(text: str) -> str:
+    """The text in characters that UTF-8 has: a file's name may hold bytes that are none."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

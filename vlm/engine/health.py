@@ -31,13 +31,15 @@ class Totals:
 class Health:
     """How an engine is at one moment.
 
-    state: "ready" and "busy" mean that a question would be answered; while "starting" and "restarting" it waits. model:
-    None until it was open once. waiting, in_flight: questions in the queue, and in the model's process. pid, rss_bytes:
-    of that process; None and 0 where there is none. cache: lookups since the engine was made, and what is kept now.
-    last_error: why the state is "failed", or why the process was last restarted.
+    state: a question asked while "starting" or "restarting" waits. answering: whether one asked now would be answered:
+    "ready" or "busy", and the queue not full. model: None until it was open once. waiting, in_flight: questions in the
+    queue, and in the model's process. pid, rss_bytes: of that process; None and 0 where there is none. cache: lookups
+    since the engine was made, and what is kept now. last_error: why the state is "failed", or why the process was last
+    restarted.
     """
 
     state: State
+    answering: bool
     model: ModelFacts | None
     waiting: int
     in_flight: int
@@ -46,8 +48,3 @@ class Health:
     cache: CacheFigures
     totals: Totals
     last_error: str | None
-
-    @property
-    def answering(self) -> bool:
-        """Whether a question asked now would be answered."""
-        return self.state in ("ready", "busy")

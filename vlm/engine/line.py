@@ -1,11 +1,13 @@
 """The questions: those that wait, first come first served, and those that are in the model's process.
 
-First come first served is all the fairness there is: a user with many questions has as many places in line. What keeps
-one from taking them all is the surface's business, which knows who asks.
+First come first served is all the fairness there is: a user with many questions has as many places in line, and what
+keeps one from taking them all is the business of the surface, which knows who asks. Those in the process may overtake
+one another: a text does not wait for a picture that is being encoded.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -17,6 +19,8 @@ from vlm.engine.reply import Reply
 from vlm.errors import EngineDeadlineError, EngineQueueFullError, RkvlmError
 
 _LONGEST_ADVICE_S = 300
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -51,11 +55,17 @@ class Line:
         self._answer_s = 1.0  # what an answer takes, about
         self._news: deque[Reply] = deque()
 
+    def full(self, more_bytes: int = 0) -> bool:
+        """Whether one more question would be refused. One that has not to wait never is."""
+        if not self.waiting and len(self.sent) < self._limits.in_flight:
+            return False
+        size = self._waiting_bytes + more_bytes
+        return len(self.waiting) >= self._limits.queue or size > self._limits.queue_bytes
+
     def join(self, job: Job) -> None:
         """Put a question at the end. Raises EngineQueueFullError."""
-        waiting, size = len(self.waiting), self._waiting_bytes + len(job.request)
-        idle = not self.waiting and len(self.sent) < self._limits.in_flight
-        if not idle and (waiting >= self._limits.queue or size > self._limits.queue_bytes):
+        if self.full(len(job.request)):
+            waiting = len(self.waiting)
             advice = min(_LONGEST_ADVICE_S, 1 + int(self._answer_s * waiting / self._limits.in_flight))
             raise EngineQueueFullError(
                 f"{waiting} questions ({self._waiting_bytes} bytes) wait already; the most is {self._limits.queue} "
@@ -64,7 +74,7 @@ class Line:
             )
         self.questions += 1
         self.waiting.append(job)
-        self._waiting_bytes = size
+        self._waiting_bytes += len(job.request)
         job.reply.move(len(self.waiting))
 
     def pop(self, model: str) -> Job | None:
@@ -144,9 +154,13 @@ class Line:
                 reply = self._news.popleft()
             except IndexError:  # another thread took the last one
                 break
-            if reply not in told:
-                told.add(reply)
+            if reply in told:
+                continue
+            told.add(reply)
+            try:
                 reply.announce()
+            except Exception:  # one listener's failure must not be the end of everybody's answers
+                _log.exception("A listener failed")
 
     def _give_up(self, job: Job, error: RkvlmError | None) -> Job:
         """End the reply of a job that the model still has."""

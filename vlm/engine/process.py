@@ -15,11 +15,9 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
 
-from vlm.engine.configuration import ModelChoice
-from vlm.engine.messages import Event, ModelFacts, Open
-from vlm.engine.wire import RECEIVE, Frames, WireError, frame
+from vlm.engine.messages import Event, ModelFacts
+from vlm.engine.wire import RECEIVE, Frames, WireError
 
 _TAIL_BYTES = 8192
 _JOIN_S = 1.0
@@ -32,12 +30,13 @@ Popen = Callable[..., "subprocess.Popen[bytes]"]
 class ChildProcess:
     """A process with the model in it. Three threads: one reads events, one sends requests, one reads what it prints.
 
-    on_events: called by the reading thread with each frame's events, and with an empty list once there will be no more.
-    popen: starts the process, as subprocess.Popen does. Raises OSError.
+    opening: the frame that says which model to open. on_events: called by the reading thread with each frame's events,
+    and with an empty list once there will be no more. popen: starts the process, as subprocess.Popen does. Raises
+    OSError.
     """
 
     def __init__(
-        self, choice: ModelChoice, on_events: Callable[[ChildProcess, list[Event]], None], popen: Popen
+        self, opening: bytearray, on_events: Callable[[ChildProcess, list[Event]], None], popen: Popen
     ) -> None:
         self.facts: ModelFacts | None = None  # once the model is open
         self.hung_up = False  # whether it has closed its end
@@ -63,9 +62,9 @@ class ChildProcess:
                     os.close(reading)
             self._opened = opened.pop_all()
         self.pid = self._process.pid
-        self.send(frame(Open(choice.arguments())))
+        self.send(opening)
         self._threads = [
-            threading.Thread(target=target, name=f"engine-{self.pid}-{target.__name__}", daemon=True)
+            threading.Thread(target=target, name=f"engine-{self.pid}-{target.__name__.strip('_')}", daemon=True)
             for target in (self._read, self._write, self._listen)
         ]
         for thread in self._threads:
@@ -97,15 +96,13 @@ class ChildProcess:
         return True
 
     def close(self) -> None:
-        """Take what the process, which has ended, still had to say, and give its pipes back."""
+        """Take what the process still had to say, and give its pipes back."""
         self._requests.put(None)
         self._threads[0].join(_JOIN_S)
         with suppress(OSError):  # it was closed by the other side
             self._connection.shutdown(socket.SHUT_RDWR)  # wakes the threads, should anybody else hold the other end
         for thread in self._threads:
             thread.join(_JOIN_S)
-        if self._process.stdout is not None and not self._threads[-1].is_alive():
-            self._process.stdout.close()
         self._opened.close()
 
     def how_it_ended(self) -> str:
@@ -141,8 +138,9 @@ class ChildProcess:
             _log.debug("Reading from process %d ended: %s", self.pid, exc)
         except WireError as exc:
             _log.error("Process %d is not to be understood any more: %s", self.pid, exc)
-        self.hung_up = True
-        self._on_events(self, [])
+        finally:
+            self.hung_up = True
+            self._on_events(self, [])
 
     def _write(self) -> None:
         with suppress(OSError):  # it is gone; whoever reads says so
@@ -154,14 +152,10 @@ class ChildProcess:
         """Keep the end of what the process and its libraries print."""
         assert self._process.stdout is not None
         held = 0
-        for line in iter(lambda: _read_line(self._process.stdout), b""):
-            _log.debug("%d: %s", self.pid, line.decode("utf-8", "replace").rstrip())
-            self._tail.append(line)
-            held += len(line)
-            while held > _TAIL_BYTES and len(self._tail) > 1:
-                held -= len(self._tail.popleft())
-
-
-def _read_line(stream: Any) -> bytes:
-    """A line, or as much of it as is kept; empty at the end."""
-    return bytes(stream.readline(_TAIL_BYTES))
+        with self._process.stdout as stream:
+            while line := stream.readline(_TAIL_BYTES):
+                _log.debug("%d: %s", self.pid, line.decode("utf-8", "replace").rstrip())
+                self._tail.append(line)
+                held += len(line)
+                while held > _TAIL_BYTES and len(self._tail) > 1:
+                    held -= len(self._tail.popleft())

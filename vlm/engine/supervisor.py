@@ -11,10 +11,10 @@ from enum import Enum, auto
 
 import msgspec
 
-from vlm.engine.configuration import EngineLimits, ModelChoice
+from vlm.engine.configuration import EngineLimits
 from vlm.engine.faults import to_error, to_fault
 from vlm.engine.health import State
-from vlm.engine.line import Job, Line
+from vlm.engine.line import Line
 from vlm.engine.messages import Begun, CacheFigures, Cancel, Ended, Event, Fault, ModelFacts, Opened, Refused, Told
 from vlm.engine.process import ChildProcess, Popen
 from vlm.engine.wire import frame
@@ -37,7 +37,7 @@ class Why(Enum):
 class Supervisor:
     """One thread that owns the model's process. `lock` guards everything here and in `line`."""
 
-    def __init__(self, choice: ModelChoice, limits: EngineLimits, popen: Popen) -> None:
+    def __init__(self, opening: bytearray, limits: EngineLimits, popen: Popen) -> None:
         self.lock = threading.Condition()
         self.line = Line(limits)
         self.facts: ModelFacts | None = None
@@ -45,7 +45,7 @@ class Supervisor:
         self.last_error: str | None = None
         self.restarts = self.recycled = 0
         self.child: ChildProcess | None = None
-        self._choice, self._limits, self._popen = choice, limits, popen
+        self._opening, self._limits, self._popen = opening, limits, popen
         self._cache_before, self._cache_now = CacheFigures(), CacheFigures()
         self._open = self._too_big = False
         self._broken: str | None = None  # why the process has to be ended
@@ -152,7 +152,7 @@ class Supervisor:
         finally:
             if self.child is not None and not self.child.gone:
                 self.child.kill()
-            self._end_all([*self.line.waiting, *self.line.sent.values()], stopping)
+            self._end_all(stopping, waiting=True)
 
     def _one_child(self) -> bool:
         """Have one process, from its start to its end; whether there is to be another."""
@@ -160,7 +160,7 @@ class Supervisor:
             self._open = self._too_big = False
             self._broken = self._refusal = None
         try:
-            child = ChildProcess(self._choice, self._on_events, self._popen)
+            child = ChildProcess(self._opening, self._on_events, self._popen)
         except OSError as exc:
             return self._again(Why.CRASHED, f"could not be started: {exc}", opened=False)
         with self.lock:
@@ -189,7 +189,7 @@ class Supervisor:
             return Why.CRASHED, f"{child.how_it_ended()} while it opened the model"
         with self.lock:
             self.facts, self._open, self._start_s = child.facts, True, time.monotonic() - began
-            self._failed_starts = 0
+            self._failed_starts, self.failure = 0, None
             self.lock.notify_all()
             self.dispatch()
         self.line.announce()
@@ -231,7 +231,7 @@ class Supervisor:
         """End a process and the questions that it had; whether it has ended, so that another may be started."""
         seconds = self._limits.kill_s
         if self._stop_at is not None:
-            self._end_all(list(self.line.sent.values()), stopping)
+            self._end_all(stopping)
         orderly = why is not Why.CRASHED and child.facts is not None
         if orderly:
             child.hang_up()
@@ -245,12 +245,13 @@ class Supervisor:
                 )
             )
             if self._wait(lambda: self._stop_at is not None, seconds):
+                child.close()
                 return False
         child.close()
         with self.lock:
-            self.child, self.failure = None, None
+            self.child = None
             self._cache_before, self._cache_now = self.cache, CacheFigures()
-        self._end_all(list(self.line.sent.values()), lambda: self._crashed(text))
+        self._end_all(lambda: self._crashed(text))
         if why is Why.CRASHED:
             _log.error("The model's process %d %s. It said last:\n%s", child.pid, text, child.tail())
         return True
@@ -273,7 +274,8 @@ class Supervisor:
             self._fail(
                 to_error(self._refusal) if self._refusal else EngineFailedError(f"The model's process {text}{tries}.")
             )
-            return False
+            if self.facts is None:
+                return False  # what was open once may come back: a disk, memory that others took
         if self._wait(lambda: self._stop_at is not None, self._limits.pause_s(self._in_a_row)):
             return False
         with self.lock:
@@ -285,9 +287,10 @@ class Supervisor:
             f"The model's process {text}; the answer is lost. Ask again.", retry_after=self.retry_after
         )
 
-    def _end_all(self, jobs: list[Job], error: Callable[[], RkvlmError]) -> None:
+    def _end_all(self, error: Callable[[], RkvlmError], *, waiting: bool = False) -> None:
+        """End the questions that the model has, and those that wait too if told so, each with an error of its own."""
         with self.lock:
-            self.line.end_all(jobs, error)
+            self.line.end_all([*self.line.sent.values(), *(self.line.waiting if waiting else ())], error)
         self.line.announce()
 
     def _fail(self, error: RkvlmError) -> None:
@@ -295,9 +298,8 @@ class Supervisor:
         with self.lock:
             self.failure = fault = to_fault(error)
             self.last_error = fault.text
-            self.line.end_all([*self.line.waiting, *self.line.sent.values()], lambda: failed(fault))
             self.lock.notify_all()
-        self.line.announce()
+        self._end_all(lambda: failed(fault), waiting=True)
 
     def _wait(self, ready: Callable[[], bool], seconds: float | None) -> bool:
         """Wait until `ready()`, which is called with the lock held, for at most so long; whether it is.

@@ -123,14 +123,17 @@ class Model:
         """What the runtime said when the model was opened: versions, SoC, context limit, NPU cores."""
         return self._handle.facts
 
-    def generate(self, request: Request) -> Generation:
+    def generate(self, request: Request, *, on_return: Callable[[], object] | None = None) -> Generation:
         """Begin a run; its answer comes through the iterator returned. What it holds is alive until the run returned.
+
+        on_return: called once the run has returned and the runtime is at rest, from a thread of the model's own; not
+        where this raises.
 
         Raises PromptError, EmbeddingError, OptionError, ContextTooLongError or NotSupportedByRuntime before anything
         reaches the runtime; ModelBusyError while another run is going on; ModelClosedError; RunTimeoutError after a
         run that never returned.
         """
-        return Generation(self._begin(request, InferMode.GENERATE), self)
+        return Generation(self._begin(request, InferMode.GENERATE, on_return), self)
 
     def logits(self, request: Request) -> NDArray[np.float32]:
         """The scores of the next token after each position, float32 (positions, vocabulary); from 1.2.0.
@@ -211,7 +214,7 @@ class Model:
             warnings.warn(f"{self.path} was not closed", ResourceWarning, source=self, stacklevel=1)
             self.close()
 
-    def _begin(self, request: Request, mode: InferMode) -> Run:
+    def _begin(self, request: Request, mode: InferMode, on_return: Callable[[], object] | None = None) -> Run:
         abi, library = self.library.abi, self.library
         check_request(request, abi, self._settings)
         max_new = self._limit_of(request)
@@ -230,6 +233,7 @@ class Model:
             mode=mode,
             timeout=self._settings.stop_timeout_s,
         )
+        run.on_return = on_return or run.on_return
         self._wait_for_stopping()
         with self._lock:
             self._check_free()
@@ -281,12 +285,16 @@ class Model:
         if run is not None and run.stopping and not run.stuck:
             run.done.wait(self._settings.stop_timeout_s)
 
-    def _check_free(self) -> None:
-        run = self._handle.last_run
+    def check_usable(self) -> None:
+        """Raise ModelClosedError after `close`, and RunTimeoutError after a run that never returned."""
         if self._closed:
             raise ModelClosedError(f"{self.path} was closed; open it again.")
-        if run is not None and run.stuck:
+        if self._handle.stuck:
             raise RunTimeoutError(f"A run of {self.path} never returned; end the process to use the model again.")
+
+    def _check_free(self) -> None:
+        self.check_usable()
+        run = self._handle.last_run
         if run is not None and not run.done.is_set():
             raise ModelBusyError(f"{self.path} is running; read or close that answer first.")
 

@@ -69,6 +69,7 @@ class Run:
         self.token_ids: list[int] = []
         self.arrays: list[NDArray[np.float32]] = []
         self.abort: Callable[[], object] = lambda: None
+        self.on_return: Callable[[], object] = lambda: None
         self._has_perf = abi.has("RKLLMResult", "perf")
         self._limit, self._runtime_limit = limit, runtime_limit
         self._mode = mode
@@ -173,8 +174,11 @@ class Run:
         self._emit(self._scanner.flush())
         if self.error is None:
             self.finish_reason = reason
-        self.done.set()
-        self.queue.put(None)
+        try:
+            self.on_return()
+        finally:
+            self.done.set()
+            self.queue.put(None)
 
     # Anyone's side.
 

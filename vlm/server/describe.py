@@ -13,8 +13,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.responses import JSONResponse, Response
 
 from vlm import Answer, ImagePart, Question, Reply, TextPart, Turn
@@ -23,6 +21,7 @@ from vlm.options import DEFAULT_PROMPT, RunOptions
 from vlm.server import limits
 from vlm.server.bridge import Streamed, news, whole
 from vlm.server.errors import Problem, problem
+from vlm.server.form import Part, parse
 from vlm.server.service import service_of
 from vlm.settings import ServeSettings
 
@@ -65,11 +64,8 @@ FORM: dict[str, Any] = {
 async def describe(request: Request) -> Response:
     """Answer a question about pictures, whole or as it is told."""
     service = service_of(request)
-    form = await _form(request, service.settings)
-    try:
-        question, stream = question_of(form, service.settings), _wants_events(request, form)
-    finally:
-        await form.close()
+    form = parse(await request.body(), request.headers.get("content-type", ""))
+    question, stream = question_of(form, service.settings), _wants_events(request, form)
     reply = service.ask(request, question)
     if stream:
         return Streamed(reply, _events(reply), "text/event-stream")
@@ -82,25 +78,23 @@ async def info(request: Request) -> dict[str, Any]:
     return service_of(request).info()
 
 
-def question_of(form: FormData, settings: ServeSettings) -> Question:
+def question_of(form: list[Part], settings: ServeSettings) -> Question:
     """The question that a form holds. Raises OptionError, PromptError."""
     given: dict[str, Any] = {}
     texts: dict[str, str] = {}
     pictures: list[ImagePart] = []
-    for name, value in form.multi_items():
-        if name == "image":
-            if not isinstance(value, UploadFile):
+    for part in form:
+        if part.name == "image":
+            if not part.is_file:
                 raise OptionError("A picture must be sent as a file; this image is a text.")
-            pictures.append(ImagePart(value.file.read()))
-        elif not isinstance(value, str):
-            raise OptionError(f"Field {name} must be a text; it is a file.")
-        elif name in ("prompt", "history", "stream"):
-            texts[name] = value
-        elif name == "stop":
-            given.setdefault("stop", []).append(value)
-        else:
-            given[name] = value
-    turns = _turns(texts.get("history") or "[]", texts.get("prompt") or DEFAULT_PROMPT, pictures)
+            pictures.append(ImagePart(part.data))
+        elif part.name in ("prompt", "history"):
+            texts[part.name] = _text(part)
+        elif part.name == "stop":
+            given.setdefault("stop", []).append(_text(part))
+        elif part.name != "stream":
+            given[part.name] = _text(part)
+    turns = _turns(texts.get("history") or "[]", texts.get("prompt", DEFAULT_PROMPT), pictures)
     return Question(tuple(turns), limits.options(given, settings))
 
 
@@ -134,29 +128,20 @@ def _turns(history: str, prompt: str, pictures: list[ImagePart]) -> list[Turn]:
     return [*turns, Turn("user", (*left, TextPart(prompt)))]
 
 
-async def _form(request: Request, settings: ServeSettings) -> FormData:
-    kind = request.headers.get("content-type", "")
-    if not kind.startswith("multipart/form-data"):
-        raise OptionError("Send a form (multipart/form-data) with image and prompt, as `curl -F` does.")
-    parser = MultiPartParser(
-        request.headers,
-        request.stream(),
-        max_files=settings.max_images + 1,
-        max_fields=100,
-        max_part_size=settings.max_body_bytes,
-    )
-    parser.spool_max_size = settings.max_body_bytes  # the body is in memory already: nothing goes to the disk
+def _text(part: Part) -> str:
+    if part.is_file:
+        raise OptionError(f"Field {part.name!r:.60} must be a text; it is a file.")
     try:
-        return await parser.parse()
-    except (MultiPartException, KeyError, ValueError) as exc:
-        raise OptionError(f"The form cannot be read: {exc}.") from exc
+        return part.data.decode()
+    except UnicodeDecodeError as exc:
+        raise OptionError(f"Field {part.name!r:.60} is not UTF-8.") from exc
 
 
-def _wants_events(request: Request, form: FormData) -> bool:
-    stream = str(form.get("stream", "")).lower()
-    if stream not in ("", "true", "false", "1", "0"):
-        raise OptionError(f"stream is true or false; got {stream!r:.40}.")
-    return stream in ("true", "1") or "text/event-stream" in request.headers.get("accept", "")
+def _wants_events(request: Request, form: list[Part]) -> bool:
+    said = [_text(part).lower() for part in form if part.name == "stream"]
+    if said and said[-1] not in ("true", "false"):
+        raise OptionError(f"stream is true or false; got {said[-1]!r:.40}.")
+    return said[-1:] == ["true"] or "text/event-stream" in request.headers.get("accept", "")
 
 
 async def _events(reply: Reply) -> AsyncIterator[bytes]:

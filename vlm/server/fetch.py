@@ -25,6 +25,7 @@ from vlm.settings import ServeSettings
 log = logging.getLogger(__name__)
 
 REDIRECTS = (301, 302, 303, 307, 308)
+HEADERS = (("Accept", "image/*"), ("Accept-Encoding", "identity"))
 _UNICAST = ipaddress.ip_network("2000::/3")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last 32 bits
 _TUNNELS = [ipaddress.ip_network(net) for net in ("2001::/32", "2002::/16")]  # Teredo and 6to4: IPv4 inside
@@ -83,17 +84,13 @@ class Fetcher:
             place = httpcore.URL(
                 scheme=parts.scheme.encode(), host=_host(parts).encode(), port=parts.port, target=target
             )
-            async with httpcore.AsyncConnectionPool(network_backend=self._backend) as pool:
-                headers: dict[bytes | str, bytes | str] = {
-                    "Host": parts.netloc,
-                    "Accept": "image/*",
-                    "Accept-Encoding": "identity",
-                }
-                async with pool.stream("GET", place, headers=headers) as response:
-                    if response.status not in REDIRECTS:
-                        return await self._body(response)
-                    location = dict(response.headers).get(b"location", b"").decode("ascii", "replace")
-                    url = urljoin(url, location)
+            async with (
+                httpcore.AsyncConnectionPool(network_backend=self._backend) as pool,
+                pool.stream("GET", place, headers=[("Host", parts.netloc), *HEADERS]) as response,
+            ):
+                if response.status not in REDIRECTS:
+                    return await self._body(response)
+                url = urljoin(url, _location(response))
         raise PictureURLError(f"The picture's address leads on more than {self._settings.url_redirects} times.")
 
     async def _body(self, response: httpcore.Response) -> bytes:
@@ -106,6 +103,13 @@ class Fetcher:
             if len(body) > most:
                 raise ImageTooLargeError(f"A picture may have {most} bytes; the one at this address has more.")
         return bytes(body)
+
+
+def _location(response: httpcore.Response) -> str:
+    for name, value in response.headers:
+        if name.lower() == b"location":
+            return value.decode("latin-1")
+    raise PictureURLError("The picture's address leads on, and does not say where to.")
 
 
 def _checked(url: str) -> SplitResult:

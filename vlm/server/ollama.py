@@ -23,13 +23,13 @@ from vlm.server.bridge import Streamed, begun, whole
 from vlm.server.errors import Problem, problem
 from vlm.server.images import from_base64
 from vlm.server.routes import AnyContentType
-from vlm.server.sampling import temperature
+from vlm.server.sampling import with_sampling
 from vlm.server.service import Service, service_of
 from vlm.settings import ServeSettings
 
 router = APIRouter(prefix="/api", tags=["Ollama"], route_class=AnyContentType)
 
-SAME = {"top_k", "top_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "mirostat", "mirostat_tau"}
+SAME = {"top_k", "repeat_penalty", "presence_penalty", "frequency_penalty", "mirostat", "mirostat_tau"}
 SAME |= {"mirostat_eta", "stop"}
 """Options that have the same name here."""
 OF_LOADING = {"num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "num_keep", "use_mmap", "use_mlock", "numa"}
@@ -43,6 +43,7 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = None
     num_predict: int | None = None
     seed: int | None = None
 
@@ -175,10 +176,15 @@ def options_of(asked: Options, service: Service) -> dict[str, Any]:
     options = {name: value for name, value in given.items() if name in SAME and value is not None}
     if isinstance(options.get("stop"), str):
         options["stop"] = [options["stop"]]
-    for name, value in (("max_new_tokens", asked.num_predict), ("seed", asked.seed)):
+    for name, value in (
+        ("temperature", asked.temperature),
+        ("top_p", asked.top_p),
+        ("max_new_tokens", asked.num_predict),
+        ("seed", asked.seed),
+    ):
         if value is not None and value >= 0:  # below, any will do: it is left to the model, as if nothing was said
             options[name] = value
-    return limits.options(temperature(asked.temperature, options, service.model.options), service.settings)
+    return limits.options(with_sampling(options, service.model.options), service.settings)
 
 
 def end_of(answer: Answer, began: float) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from vlm.server import limits
 from vlm.server.bridge import Streamed, begun, whole
 from vlm.server.errors import Problem, problem
 from vlm.server.images import from_url
-from vlm.server.sampling import temperature
+from vlm.server.sampling import with_sampling
 from vlm.server.service import Service, service_of
 
 router = APIRouter(tags=["OpenAI"])
@@ -293,6 +293,7 @@ def _options(body: Asked, most: int | None, service: Service) -> dict[str, Any]:
     """The options that a request gives, in our names. Raises OptionError."""
     named = {
         "max_new_tokens": most,
+        "temperature": body.temperature,
         "top_p": body.top_p,
         "frequency_penalty": body.frequency_penalty,
         "presence_penalty": body.presence_penalty,
@@ -301,4 +302,4 @@ def _options(body: Asked, most: int | None, service: Service) -> dict[str, Any]:
         **{name: value for name, value in (body.model_extra or {}).items() if name in OURS},
     }
     given = {name: value for name, value in named.items() if value is not None}
-    return limits.options(temperature(body.temperature, given, service.model.options), service.settings)
+    return limits.options(with_sampling(given, service.model.options), service.settings)

@@ -41,13 +41,10 @@ def serve(settings: ServeSettings, *, pictures: bool = True, options: Mapping[st
 
 def _choice(settings: ServeSettings, pictures: bool, options: Mapping[str, Any]) -> ModelChoice:
     return ModelChoice(
-        model=settings.model,
         encoder=settings.encoder,
         llm=settings.llm,
-        library=str(settings.rkllm_lib) if settings.rkllm_lib else None,
-        release=settings.rkllm_release,
-        threads=settings.threads,
         pictures=pictures,
+        settings=settings.model_settings(),
         options=dict(options),
     )
 
@@ -67,7 +64,10 @@ def _config(engine: Engine, settings: ServeSettings) -> uvicorn.Config:
 def _listening(settings: ServeSettings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        listening = socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        # Else a token waits for the client to say that it has the one before, up to 40 ms.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
     except OSError as exc:
         raise OptionError(f"Cannot listen on {settings.host} port {settings.port}: {exc.strerror or exc}.") from exc
 
