@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, Locator, Page, expect
 from sample_pictures import PICTURES
 
+LIGHT, HEARTS, STAR = "traffic-light.jpg", "two-hearts.png", "blue-star.jpg"
+KEY = "vlm-of-the-test"
 EXPECTED_COMPLAINT = re.compile(r"Failed to load resource: (the server responded with a status of|net::ERR_)")
 
 # Chromium shows a debugger no files of a form, so that the page's own fetch is listened to.
@@ -122,6 +125,10 @@ class Visitor:
         """By how many pixels the page is wider than the window."""
         wide: int = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         return wide
+
+
+Visit = Callable[..., Visitor]
+"""The fixture `visit`: opens the page of a service, the demo's unless another is named, in a browser context."""
 
 
 def picture(name: str) -> bytes:
