@@ -155,8 +155,7 @@ function over(asked, turn, question, figures) {
   announcer.end();
   announcer.say(figures.finish_reason === "stopped" ? "Stopped." : "End of the answer.");
   if (!turn.text) return;
-  const { text: _, ...kept } = figures;
-  asked.turns.push({ question, answer: turn.text, figures: kept });
+  asked.turns.push({ question, answer: turn.text, figures });
   asked.title ??= question;
   asked.thumbnail ??= asked.pictures[0]?.thumbnail ?? null;
   const files = asked.pictures.map(({ blob, name, note }) => ({ blob, name, note }));
