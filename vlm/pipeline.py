@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from encoders import open_encoder
 from encoders.base import Encoder, ImageEmbedding, VisionSpec, join_embeddings
 from encoders.cache import CacheStats, EmbeddingCache, cache_key
-from encoders.images import Source, load_image, read_image
+from encoders.images import ImageLimits, Source, load_image, read_image
 from encoders.paced import PacedEncoder
 from encoders.preprocess import fit_image
 from vlm.answer import Answer, Stream
-from vlm.errors import ModelBusyError, ModelClosedError, NotSupportedByRuntime, OptionError, PromptError
+from vlm.errors import ModelBusyError, ModelClosedError, ModelLoadError, NotSupportedByRuntime, OptionError, PromptError
 from vlm.locate import Parts, locate
 from vlm.npu import Plan
 from vlm.options import DEFAULT_PROMPT, NpuOptions, RunOptions, Sampling, checked
@@ -32,6 +32,9 @@ from vlm.turns import NpuTurns, open_turns
 
 if TYPE_CHECKING:
     from vlm.profile import Profile
+
+LORA = "lora"
+"""The name that the adapter of the settings has in the runtime."""
 
 
 class VLM:
@@ -59,6 +62,7 @@ class VLM:
         if RELEASES.index(library.release) < RELEASES.index(self.profile.min_release):
             raise NotSupportedByRuntime(f"Model {self.profile.name}", library.release, self.profile.min_release)
         self._cache = EmbeddingCache(settings.cache_bytes)
+        self._limits = ImageLimits(max_pixels=settings.max_pixels)
         self._turn = _Turn()
         self._encoding = threading.Lock()
         with ExitStack() as opened, npu.opening():
@@ -86,7 +90,21 @@ class VLM:
             # The prompt is ours from here on; 1.1.4 has no template to switch off.
             if "rkllm_set_chat_template" in library.functions:
                 self._model.set_chat_template("", "", "")
+            self._lora = self._add_to_model(settings)
             self._opened: ExitStack | None = opened.pop_all()
+
+    def _add_to_model(self, settings: Settings) -> str | None:
+        """Load the LoRA adapter and the prompt cache of the settings. Returns the adapter's name."""
+        if settings.prompt_cache is not None:
+            if self._encoder is not None:
+                raise OptionError("A prompt cache does not go with pictures; open the model for text alone.")
+            self._model.load_prompt_cache(_there(settings.prompt_cache, "prompt cache"))
+        if settings.lora is None:
+            return None
+        if "rkllm_load_lora" not in self.library.functions:
+            raise OptionError(f"The {self.library.origin} runtime takes no LoRA adapters; leave the setting lora out.")
+        self._model.load_lora(_there(settings.lora, "LoRA adapter"), LORA, settings.lora_scale)
+        return LORA
 
     @property
     def name(self) -> str:
@@ -119,13 +137,13 @@ class VLM:
         encoder, spec = self._encoder, self.profile.vision
         if encoder is None:
             raise OptionError(f"Model {self.profile.name} was loaded for text alone; load it with its encoder.")
-        file = read_image(image)
+        file = read_image(image, limits=self._limits)
         if file is not None:
             self._check_open()
             known = self._cache.get(cache_key(file.content_hash, encoder))
             if known is not None:
                 return known
-        picture = load_image(file or image, needed=spec)
+        picture = load_image(file or image, limits=self._limits, needed=spec)
         pixels = fit_image(picture, spec)
         key = cache_key(picture.content_hash, encoder)
         with self._encoding:
@@ -180,6 +198,7 @@ class VLM:
             max_new_tokens=options.max_new_tokens,
             stop=(*self.profile.stop, *options.stop),
             seed=options.seed,
+            lora=self._lora,
         )
         with self._turn.take() as turn:
             self._check_open()
@@ -253,6 +272,13 @@ def _placement(plan: Plan | None, library: Library) -> Placement:
         return Placement()
     choosable = library.abi.has("RKLLMExtendParam", "enabled_cpus_mask")
     return Placement(base_domain_id=plan.soc.llm_domain, cpu_mask=plan.soc.cpu_mask if choosable else None)
+
+
+def _there(file: Path, what: str) -> Path:
+    file = file.expanduser()
+    if not file.is_file():
+        raise ModelLoadError(f"There is no {what} at {file}.")
+    return file
 
 
 def _sampling(options: RunOptions) -> Sampling:

@@ -69,6 +69,12 @@ class Settings(NpuOptions, BaseSettings):
     cache_bytes: int = Field(
         default=64 << 20, ge=0, description="Memory for embeddings of pictures asked about before."
     )
+    max_pixels: int = Field(default=64 << 20, ge=1, description="Width times height of a picture.")
+    lora: Path | None = Field(default=None, description="LoRA adapter (.rkllm) for every answer.")
+    lora_scale: float = Field(default=1.0, gt=0, le=10, description="How strongly the LoRA adapter counts.")
+    prompt_cache: Path | None = Field(
+        default=None, description="Prompt cache file; for text alone (--no-pictures), it does not go with pictures."
+    )
     threads: int | None = Field(default=None, ge=1, description="Threads of ONNX Runtime; all cores when not set.")
     lock_dir: Path | None = Field(
         default=None, description="Where the files lie that say who holds the NPU; /run/lock or /tmp when not set."
@@ -185,7 +191,8 @@ def _load(kind: type[S], given: dict[str, Any]) -> S:
         first = exc.errors()[0]
         name, *within = (str(part) for part in first["loc"])
         place = _place(name, given) + "".join(f", {part}" for part in within)
-        raise OptionError(f"{place}: {first['msg']}; got {first['input']!r}.") from exc
+        got = "" if name == "api_keys" else f"; got {first['input']!r}"
+        raise OptionError(f"{place}: {first['msg'].removeprefix('Value error, ')}{got}.") from exc
     except SettingsError as exc:  # an environment variable that is not the JSON it has to be
         named = re.search(r'field "(\w+)"', str(exc))
         place = f"VLM_{named[1].upper()}" if named else str(exc)

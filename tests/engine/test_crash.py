@@ -15,7 +15,7 @@ import pytest
 from engine_rig import DEAF, answers_again, question, standin_choice, told, wait_until
 
 import vlm
-from vlm.errors import EngineCrashedError, EngineFailedError
+from vlm.errors import EngineCrashedError, EngineFailedError, RunTimeoutError
 
 Start = Callable[..., vlm.Engine]
 
@@ -150,12 +150,12 @@ def test_no_second_process_while_one_cannot_be_killed(tmp_path: Path) -> None:
     stuck, queued = engine.ask(question(DEAF)), engine.ask(question("[id=q]"))
     next(stuck)
     stuck.close()
-    with pytest.raises(EngineFailedError, match="stuck in a driver"):
+    with pytest.raises(EngineFailedError, match="not available"):
         queued.finish()
     assert engine.health().state == "failed"
     with pytest.raises(EngineFailedError):
         engine.ask(question("[id=no]"))
-    with pytest.raises(EngineFailedError, match="Restart the machine"):
+    with pytest.raises(EngineFailedError, match=r"stuck in a driver.* Restart the machine"):
         engine.wait_ready()
     assert len(made) == 1
     made[0].stuck = False
@@ -170,12 +170,12 @@ def test_no_second_process_while_one_cannot_be_killed(tmp_path: Path) -> None:
 
 
 def first_runs(code: str) -> tuple[list[subprocess.Popen[bytes]], Any]:
-    """The processes made, and what starts them: the first one runs `code`, which can call child.main()."""
+    """The processes made, and what starts them: the first one runs `code`, with the same arguments."""
     made: list[subprocess.Popen[bytes]] = []
 
     def popen(words: list[str], **options: Any) -> subprocess.Popen[bytes]:
         if not made:
-            words = [words[0], "-c", f"import os, subprocess, sys, vlm.engine.child as child\n{code}", *words[3:]]
+            words = [words[0], "-c", code, *words[3:]]
         made.append(subprocess.Popen(words, **options))
         return made[-1]
 
@@ -183,22 +183,46 @@ def first_runs(code: str) -> tuple[list[subprocess.Popen[bytes]], Any]:
 
 
 def test_a_process_that_talks_nonsense_is_ended(tmp_path: Path) -> None:
-    code = (
-        "class Job:\n"
-        "    def __init__(self, model, ask, outbox): os.write(int(sys.argv[1]), bytes(9))\n"
-        "child.Job = Job\n"
-        "child.main()\n"
-    )
-    made, popen = first_runs(code)
+    made, popen = first_runs("import os, sys, time; os.write(int(sys.argv[1]), bytes(9)); time.sleep(600)")
     with vlm.Engine(standin_choice(tmp_path), popen=popen) as engine:
-        assert "closed its connection" in crashed(engine.ask(question("[id=a]")))
         answers_again(engine)
-        assert len(made) == 2
+        assert "closed its connection" in (engine.health().last_error or "")
+        assert (len(made), made[0].poll()) == (2, -signal.SIGKILL)
+
+
+STUCK = """
+import socket, sys, time
+from vlm.engine.messages import Ask, CacheFigures, Ended, Fault, ModelFacts, Opened, Request
+from vlm.engine.wire import RECEIVE, Frames, frame
+
+connection, frames = socket.socket(fileno=int(sys.argv[1])), Frames(Request)
+connection.sendall(frame([Opened(ModelFacts("demo", "demo", "", 2048, {}, False, "1.3.0", "host"))]))
+while True:
+    for request in frames.feed(connection.recv(RECEIVE)):
+        if isinstance(request, Ask):
+            fault = Fault("RunTimeoutError", "It never returned.")
+            connection.sendall(frame([Ended(request.id, None, fault, CacheFigures(), fatal=True)]))
+"""
+
+
+def test_a_process_that_calls_itself_useless_is_replaced(tmp_path: Path) -> None:
+    made, popen = first_runs(STUCK)
+    with vlm.Engine(standin_choice(tmp_path), popen=popen) as engine:
+        with pytest.raises(RunTimeoutError, match="It never returned"):
+            engine.ask(question("[id=a]")).finish()
+        wait_until(lambda: len(made) == 2)
+        answers_again(engine)
+        assert "It never returned" in (engine.health().last_error or "")
 
 
 def test_a_process_that_leaves_another_behind_has_ended_all_the_same(tmp_path: Path) -> None:
     """Something that a library started holds the connection and the output open."""
-    made, popen = first_runs("subprocess.Popen(['sleep', '600'], pass_fds=[int(sys.argv[1])])\nchild.main()")
+    made, popen = first_runs(
+        "import subprocess, sys\n"
+        "from vlm.engine.child import main\n"
+        "subprocess.Popen(['sleep', '600'], pass_fds=[int(sys.argv[1])])\n"
+        "main()"
+    )
     with vlm.Engine(standin_choice(tmp_path), popen=popen) as engine:
         reply = engine.ask(question("[id=a][tokens=900][pace=10]", max_new_tokens=900))
         next(reply)

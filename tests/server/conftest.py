@@ -31,7 +31,7 @@ def demo_service() -> Iterator[Served]:
 @pytest.fixture(scope="session", params=RELEASES)
 def standin_service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The demo's encoder before a compiled stand-in for librkllmrt.so, served for the whole session."""
-    with serve(*standin_words(tmp_path_factory.mktemp("model"), request.param)) as served:
+    with serve(*standin_words(tmp_path_factory.mktemp("model"), request.param), "--max-new-tokens", 1500) as served:
         yield served.ready()
 
 

@@ -121,7 +121,7 @@ def test_over_the_stand_in(standin: ollama.Client) -> None:
 
 
 def test_a_stream_that_is_left_and_one_that_fails(standin: ollama.Client) -> None:
-    stream = standin.chat("demo", [user("[id=a][tokens=2000][pace=20]")], stream=True)
+    stream = standin.chat("demo", [user("[id=a][tokens=1500][pace=20]")], stream=True)
     assert next(stream).message.content == "a:0 "
     stream.close()
     with pytest.raises(ollama.ResponseError, match="The model failed"):

@@ -169,7 +169,7 @@ def test_a_board_has_no_seed(standin: openai.OpenAI) -> None:
 
 
 def test_a_stream_that_is_left_frees_the_model(standin: openai.OpenAI) -> None:
-    with ask(standin, user(words("[id=a][tokens=2000][pace=20]")), stream=True) as stream:  # type: ignore[attr-defined]
+    with ask(standin, user(words("[id=a][tokens=1500][pace=20]")), stream=True) as stream:  # type: ignore[attr-defined]
         assert next(iter(stream)).choices[0].delta.content == "a:0 "
     assert text_of(ask(standin, user(words("[id=b][tokens=2]")), timeout=20)) == told("b", 2)
 

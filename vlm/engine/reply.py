@@ -30,7 +30,8 @@ class Reply:
         self._done = self._closed = False
         self._error: RkvlmError | None = None
         self._figures: Figures | None = None
-        self._model, self._queue_ms = "", None  # type: str, float | None
+        self._model = ""
+        self._queue_ms: float | None = None
         self._callback: Callable[[], None] | None = None
 
     # The asker's side: any thread.

@@ -296,6 +296,8 @@ class Supervisor:
     def _fail(self, error: RkvlmError) -> None:
         """Nothing is answered from here on, and whoever waits is told."""
         with self.lock:
+            if self.failure is None:
+                _log.error("The model is not available: %s", error)
             self.failure = fault = to_fault(error)
             self.last_error = fault.text
             self.lock.notify_all()
@@ -322,8 +324,8 @@ class Supervisor:
 
 
 def failed(fault: Fault) -> EngineFailedError:
-    """What a question gets from an engine that has failed."""
-    return EngineFailedError(f"The model is not available: {fault.text}")
+    """What a question gets from an engine that has failed. Why may name the machine's files: askers are not told."""
+    return EngineFailedError(f"The model is not available ({fault.kind}). The service's log and health say why.")
 
 
 def stopping() -> EngineStoppingError:

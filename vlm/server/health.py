@@ -17,8 +17,6 @@ from vlm import Answer, Engine
 
 router = APIRouter(tags=["health"])
 
-WELL = ("starting", "ready", "busy", "restarting", "stopping")
-READY = ("ready", "busy")
 NPU_LOAD = Path("/sys/kernel/debug/rknpu/load")
 """Where the vendor's driver shows each core's load, to root alone: "NPU load:  Core0:  8%, Core1:  0%, ..."."""
 
@@ -33,14 +31,15 @@ async def healthz(request: Request) -> Response:
     model = health.model
     facts = {"state": health.state, "model": model.name if model else None, "cores": model.cores if model else None}
     figures = {"waiting": health.waiting, "in_flight": health.in_flight, "restarts": health.totals.restarts}
-    return JSONResponse({**facts, **figures}, 200 if health.state in WELL else 503)
+    return JSONResponse({**facts, **figures}, 503 if health.state == "failed" else 200)
 
 
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
     """Whether a question would be answered now: 200, else 503."""
-    state = request.app.state.service.engine.health().state
-    return JSONResponse({"ready": state in READY, "state": state}, 200 if state in READY else 503)
+    health = request.app.state.service.engine.health()
+    ready = health.answering
+    return JSONResponse({"ready": ready, "state": health.state, "waiting": health.waiting}, 200 if ready else 503)
 
 
 @router.get("/metrics")
