@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ class NpuEncoder:
     spec: VisionSpec
     core_mask: int | None = None
     soc: str | None = None
+    capture: Any = None
     npu: bool = True
     identity: str = "stand-in"
     runs: list[tuple[float, float]] = field(default_factory=list)

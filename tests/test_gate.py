@@ -203,7 +203,7 @@ PLANS = st.lists(st.lists(SETS.map(lambda cores: ",".join(map(str, cores))), min
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(PLANS)
 def test_no_core_is_held_by_two_processes_in_long(plans: list[list[str]]) -> None:
     with TemporaryDirectory() as place:

@@ -313,7 +313,7 @@ def test_who_runs_beside_whom(bench: Bench, jobs: list[tuple[str, int]], overlap
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(jobs=JOBS, overlap=st.booleans())
 def test_who_runs_beside_whom_in_long(bench: Bench, jobs: list[tuple[str, int]], overlap: bool) -> None:
     walk(bench, jobs, overlap)

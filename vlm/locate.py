@@ -49,7 +49,7 @@ def locate(
 
     Raises ProfileError, EncoderFileError or ModelLoadError, each saying where it looked.
     """
-    profile, directory = _profile_of(model if model is not None else settings.model or DEFAULT_MODEL, settings)
+    profile, directory = find_profile(model, settings)
     found_encoder = _given(encoder, "encoder") if encoder is not None else None
     found_llm = _given(llm, "llm") if llm is not None else None
     if found_encoder is None and pictures:
@@ -59,9 +59,9 @@ def locate(
     return Parts(profile, found_encoder, found_llm)
 
 
-def find_profile(model: str | Path | None, settings: Settings) -> Profile:
-    """The profile that `locate` would take. Raises ProfileError."""
-    return _profile_of(model if model is not None else settings.model or DEFAULT_MODEL, settings)[0]
+def find_profile(model: str | Path | None, settings: Settings) -> tuple[Profile, Path]:
+    """The profile that `locate` would take, and the directory that its files are in. Raises ProfileError."""
+    return _profile_of(model if model is not None else settings.model or DEFAULT_MODEL, settings)
 
 
 @dataclass(frozen=True)

@@ -145,13 +145,13 @@ class Plan:
         return _checked(plan)
 
     def report(self) -> dict[str, Any]:
-        """The plan as plain data: the names of the options and what they are, and why."""
+        """The plan as plain data, in the words of the options: which cores the encoder has, how many the model has."""
         return {
             "soc": self.soc.name,
             "npu_cores": self.soc.npu_cores,
             "encoder_cores": list(self.encoder),
             "core_mask": self.core_mask,
-            "llm_cores": None if self.llm is None else list(self.llm),
+            "llm_cores": None if self.llm is None else len(self.llm),
             "overlap": self.overlap,
             "why": self.why,
             "llm_domain": self.soc.llm_domain,

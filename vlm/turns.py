@@ -76,7 +76,7 @@ def core_plan(model: str | None = None, *, soc: str | None = None, **words: Any)
     """
     settings = load_settings()
     said = checked(NpuOptions, words)
-    profile = find_profile(model, settings)
+    profile, _ = find_profile(model, settings)
     here = choose_soc(settings.soc)
     chosen = choose_soc(soc, elsewhere=True) if soc else here
     if chosen is None:

@@ -30,6 +30,7 @@ def test_what_was_put_is_found_and_counted() -> None:
     cache.put(key("a"), put)
     assert cache.get(key("a")) is put
     assert cache.get(key("b")) is None
+    assert cache.get(key("b"), again=True) is None
     assert cache.stats == CacheStats(hits=1, misses=2, entries=1, bytes=SIZE)
 
 

@@ -15,7 +15,7 @@ import picture_files as files
 import pytest
 from PIL import Image, ImageFile
 
-from encoders import ImageLimits, VisionSpec, load_image
+from encoders import ImageLimits, VisionSpec, load_image, read_image
 from encoders.errors import ImageError, ImageTooLargeError
 
 
@@ -44,6 +44,36 @@ def test_every_kind_of_source_gives_the_same_pixels(tmp_path: Path) -> None:
     # The hash is of the file's bytes where there is a file, of the pixels where there is none.
     assert {picture.content_hash for picture in pictures[:7]} == {hashlib.sha256(data).hexdigest()}
     assert len({picture.content_hash for picture in pictures[7:]}) == 1
+
+
+def test_a_file_is_read_and_hashed_before_it_is_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "scene.gif"
+    path.write_bytes(files.encoded(files.scene(), "PNG"))
+    read = read_image(path)
+    assert read is not None
+    assert read_image(read) is read
+    whole = load_image(path)
+    path.unlink()
+    later = load_image(read)
+    assert read.content_hash == later.content_hash == whole.content_hash
+    assert np.array_equal(later.pixels, whole.pixels)
+    assert later.notes == whole.notes == ("the name ends in .gif, the content is PNG",)
+    assert read_image(whole.pixels) is read_image(files.scene()) is None
+
+
+def test_what_is_no_picture_is_read_and_refused_later_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "words.jpg"
+    path.write_text("no picture")
+    read = read_image(path)
+    assert read is not None
+    with pytest.raises(ImageError) as late:
+        load_image(read)
+    with pytest.raises(ImageError) as once:
+        load_image(path)
+    assert str(late.value) == str(once.value)
+    assert str(late.value).count("words.jpg") == 1
+    with pytest.raises(ImageError, match="there is no such file"):
+        read_image(tmp_path / "gone.jpg")
 
 
 def test_the_hash_of_pixels_depends_on_pixels_and_shape() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -47,7 +48,7 @@ def _print(plan: dict[str, Any]) -> None:
         ("encoder", f"{_cores(plan['encoder_cores'])}; mask {mask}; domain 0", origins["encoder_cores"]),
         (
             "language model",
-            f"{'known once it is open' if llm is None else _cores(llm)}; domain {plan['llm_domain']}; "
+            f"{'known once it is open' if llm is None else _cores(range(llm))}; domain {plan['llm_domain']}; "
             f"CPUs {plan['cpu_mask']:#04x}",
             origins["llm_cores"],
         ),
@@ -63,5 +64,5 @@ def _print(plan: dict[str, Any]) -> None:
     Console(markup=False).print(table)
 
 
-def _cores(cores: list[int]) -> str:
+def _cores(cores: Sequence[int]) -> str:
     return f"core{'s' if len(cores) > 1 else ''} {', '.join(map(str, cores))}"

@@ -1,6 +1,6 @@
 // What a screen reader hears of an answer: whole sentences as they are complete, not every token.
 
-const SENTENCE_END = /[.!?。！？\n]["')\]]?(?=\s|$|[^\x00-\x7f])/g;
+const SENTENCE_END = /[.!?。！？\n]["')\]]?(?=\s|$|\P{ASCII})/gu;
 
 /** Feeds a `role="log"` region, out of sight, from the pieces of an answer. */
 export class Announcer {

@@ -24,4 +24,9 @@ export function icon(name) {
   return draw("svg", { class: "icon", "aria-hidden": "true" }, draw("use", { href: `#${name}` }));
 }
 
+/** A button with a cross on it; `label` says what it takes away. */
+export function crossButton(className, label, onclick) {
+  return make("button", { type: "button", className, onclick, ariaLabel: label, title: label }, icon("close"));
+}
+
 export const find = (selector) => document.querySelector(selector);

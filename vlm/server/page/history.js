@@ -1,6 +1,6 @@
 // The drawer with the conversations this browser keeps.
 
-import { find, icon, make } from "./dom.js";
+import { crossButton, find, icon, make } from "./dom.js";
 import * as store from "./store.js";
 
 export class History {
@@ -36,15 +36,14 @@ export class History {
     const { id, title, thumbnail, turns } = conversation;
     const when = new Date(id).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
     const face = thumbnail ? make("img", { src: thumbnail, alt: "" }) : icon("picture");
-    const words = make("span", {}, make("b", {}, title), `${when}, ${turns.length} ${turns.length > 1 ? "answers" : "answer"}`);
+    const count = turns.length === 1 ? "1 answer" : `${turns.length} answers`;
+    const words = make("span", {}, make("b", {}, title), `${when}, ${count}`);
     const open = make("button", { type: "button", className: "entry" }, face, words);
     open.onclick = () => {
       this.dialog.close();
       this.opened(conversation);
     };
-    const label = `Remove “${title}”`;
-    const remove = make("button", { type: "button", className: "bare", ariaLabel: label, title: label }, icon("close"));
-    remove.onclick = async () => this.#list(await store.remove(id).then(store.all));
-    return make("li", {}, open, remove);
+    const remove = async () => this.#list(await store.remove(id).then(store.all));
+    return make("li", {}, open, crossButton("bare", `Remove “${title}”`, remove));
   }
 }

@@ -10,10 +10,12 @@ import { Stage } from "./stage.js";
 import * as store from "./store.js";
 import * as talk from "./talk.js";
 
-const DESCRIBE = "Describe the picture.";
+const OPENING = "The model is being opened.";
+const AGAIN_MS = 1500;
 
 let server = null; // what /v1/info says
 let conversation = blank();
+let waiting = 0; // the timer of the next look at a model that is being opened
 let running = null; // the AbortController of the question being answered
 let adding = Promise.resolve(); // pictures on their way to the stage
 const announcer = new Announcer(find("#spoken"));
@@ -22,24 +24,36 @@ new History(reopen);
 
 /** turns: [{question, answer, figures}], answered ones; the pictures belong to the first. */
 function blank() {
-  return { id: Date.now(), pictures: [], turns: [], suggestions: [] };
+  return { id: Date.now(), pictures: [], turns: [] };
 }
 
 // The server
 
 async function meet() {
+  clearTimeout(waiting);
   try {
     server = await service.info(key());
   } catch (problem) {
-    if (problem.kind === "key" && (await askForKey(problem.message))) return meet();
-    notice(`${problem.message} ${problem.advice}`, { label: "Try again", act: meet });
+    if (problem.kind === "key" && (await askForKey())) return meet();
+    return notice(`${problem.message} ${problem.advice}`, meetAgain);
+  }
+  if (!server.model) {
+    notice(OPENING);
+    waiting = setTimeout(meet, AGAIN_MS);
     return;
   }
-  notice("");
+  if (find("#notice").textContent === OPENING) notice("");
   find("#model").textContent = server.model.name;
+  find("#description").textContent = server.model.description;
   document.body.classList.toggle("textual", !server.model.pictures);
+  find("#prompt").placeholder = server.model.pictures ? "Ask about the picture" : "Ask";
   stage.offer(server.samples, addSample);
   refresh();
+}
+
+function meetAgain() {
+  notice("");
+  return meet();
 }
 
 // Pictures
@@ -51,12 +65,12 @@ function add(files) {
 }
 
 async function addNow(files) {
-  if (!server?.model.pictures) return notice("This model takes no pictures.");
+  if (server?.model?.pictures === false) return notice("This model takes no pictures.");
   if (conversation.turns.length) renew(); // a new picture is a new conversation
   notice("");
   for (const { blob, name } of files) {
     if (!room()) {
-      notice(`${server.model.name} takes at most ${server.limits.images} pictures at once; ${name} was left out.`);
+      notice(`A question may have ${server.limits.images} pictures here; ${name} was left out.`);
       break;
     }
     try {
@@ -71,12 +85,12 @@ async function addNow(files) {
 
 async function addSample(sample) {
   try {
-    const blob = await (await fetch(sample.url)).blob();
-    await add([{ blob, name: sample.title }]);
-    if (sample.question) conversation.suggestions.push(sample.question);
-    refresh();
+    const response = await fetch(sample.url);
+    if (!response.ok) throw new Error(response.statusText);
+    const blob = await response.blob();
+    await add([{ blob, name: sample.name }]);
   } catch {
-    notice("The sample could not be fetched: the server does not answer.");
+    notice("The sample cannot be fetched; does the server still run?");
   }
 }
 
@@ -87,34 +101,27 @@ function remove(picture) {
   toPrompt();
 }
 
-const room = () => conversation.pictures.length < server.limits.images;
+const room = () => !server || conversation.pictures.length < server.limits.images;
 
 // Questions
 
+/** What is asked where nothing is asked. */
+const description = () => ["", "Describe the picture."][conversation.pictures.length] ?? "Describe the pictures.";
+
 async function ask(question) {
   if (running) return notice("An answer is being told. Stop it with Esc, or wait.");
-  if (!server) return;
+  if (!server?.model) return meetAgain();
   running = new AbortController();
+  if (find("#prompt").value === question) write("");
   await adding;
-  const words = question.trim() || (conversation.pictures.length ? DESCRIBE : "");
-  if (words) await exchange(words);
-  else notice("Add a picture or write a question.");
+  const words = question.trim() || description();
+  notice(words ? "" : "Add a picture or write a question.");
+  const turn = words && new talk.Turn(words);
+  refresh();
+  const problem = turn && (await answer(turn, words).catch((error) => error));
   running = null;
   refresh();
-}
-
-/** One question and its answer, from sending to the end, whichever it is. */
-async function exchange(question) {
-  notice("");
-  write("");
-  const turn = new talk.Turn(question);
-  refresh();
-  try {
-    await answer(turn, question);
-    notice("");
-  } catch (problem) {
-    unanswered(turn, question, problem);
-  }
+  if (problem) unanswered(turn, words, problem);
 }
 
 async function answer(turn, question) {
@@ -136,7 +143,7 @@ async function answer(turn, question) {
       if (event === "done") over(asked, turn, question, { ...data, told_ms: first && performance.now() - first });
     }
   } catch (problem) {
-    if (problem.name !== "AbortError") throw problem;
+    if (!running.signal.aborted) throw problem;
     const told = first && performance.now() - first;
     over(asked, turn, question, { finish_reason: "stopped", encode_ms: undefined, ttft_ms: null, told_ms: told });
   }
@@ -148,25 +155,23 @@ function over(asked, turn, question, figures) {
   announcer.end();
   announcer.say(figures.finish_reason === "stopped" ? "Stopped." : "End of the answer.");
   if (!turn.text) return;
-  const { text: _, ...kept } = figures;
-  asked.turns.push({ question, answer: turn.text, figures: kept });
+  asked.turns.push({ question, answer: turn.text, figures });
   asked.title ??= question;
   asked.thumbnail ??= asked.pictures[0]?.thumbnail ?? null;
-  const { suggestions: __, ...rest } = asked;
   const files = asked.pictures.map(({ blob, name, note }) => ({ blob, name, note }));
-  store.put({ ...rest, pictures: files }).catch(() => {}); // the drawer says that nothing is kept
+  store.put({ ...asked, pictures: files }).catch(() => {}); // the drawer says that nothing is kept
 }
 
 /** A question was refused or lost: say so; it can be asked again as it is, or stands in the field to be changed. */
-async function unanswered(turn, question, { kind, message, advice }) {
+async function unanswered(turn, question, { kind, message, advice = "" }) {
   const again = () => {
-    turn.remove();
+    if (!running) turn.remove();
     ask(question);
   };
   const hopeless = ["picture", "large", "question"].includes(kind);
   turn.fail(`${message} ${advice}`, hopeless ? null : again);
   if (hopeless && !find("#prompt").value) write(question);
-  if (kind === "key" && (await askForKey(message))) again();
+  if (kind === "key" && (await askForKey())) again();
 }
 
 const history = ({ turns }) =>
@@ -193,8 +198,9 @@ function renew() {
 
 async function reopen(kept) {
   renew();
-  const opened = await Promise.all(kept.pictures.map(async ({ blob, name, note }) => ({ ...(await pictures.open(blob, name)), note })));
-  conversation = { ...kept, pictures: opened, suggestions: [] };
+  const reopened = async ({ blob, name, note }) => ({ ...(await pictures.open(blob, name)), note });
+  const opened = await Promise.all(kept.pictures.map(reopened));
+  conversation = { ...kept, pictures: opened };
   for (const { question, answer: told, figures } of kept.turns) {
     const turn = new talk.Turn(question);
     turn.tell(told);
@@ -208,25 +214,21 @@ async function reopen(kept) {
 function refresh() {
   const begun = conversation.turns.length > 0 || running !== null;
   const focused = document.activeElement;
-  stage.show(conversation.pictures, { room: server !== null && room(), fixed: begun });
+  stage.show(conversation.pictures, !begun && room());
+  find("#examples").hidden = begun || !room() || talk.any();
   document.body.classList.toggle("begun", begun);
   find("#stop").hidden = !running;
   find("#ask").hidden = running !== null;
-  find("#renew").hidden = !begun && !conversation.pictures.length;
-  suggest(begun || !conversation.pictures.length ? [] : [DESCRIBE, ...conversation.suggestions]);
+  find("#renew").hidden = !begun && !conversation.pictures.length && !talk.any();
+  find("#describe").hidden = begun || !description();
+  find("#describe").textContent = description();
   if (focused !== document.body && !focused.checkVisibility()) find(running ? "#stop" : "#ask").focus();
 }
 
-function suggest(questions) {
-  const button = (words) => make("button", { type: "button", className: "suggestion", onclick: () => ask(words) }, words);
-  find("#suggestions").replaceChildren(...questions.map(button));
-}
-
-/** Say something above the question, until the next; "" takes it away. */
-function notice(words, action) {
-  const box = find("#notice");
-  box.replaceChildren(words);
-  if (action) box.append(make("button", { type: "button", className: "quiet", onclick: action.act }, action.label));
+/** Say something above the question, until the next; "" takes it away. retry: what a button "Try again" does. */
+function notice(words, retry) {
+  const button = { type: "button", className: "quiet", onclick: retry };
+  find("#notice").replaceChildren(words, ...(retry ? [make("button", button, "Try again")] : []));
 }
 
 /** Put words into the field of the question. */
@@ -246,13 +248,6 @@ function toPrompt() {
   if (matchMedia("(pointer: fine)").matches) find("#prompt").focus({ preventScroll: true });
 }
 
-function turnTheme() {
-  const root = document.documentElement;
-  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = dark ? "light" : "dark";
-  localStorage.setItem("rkvlm.theme", root.dataset.theme);
-}
-
 find("#composer").onsubmit = (event) => {
   event.preventDefault();
   ask(find("#prompt").value);
@@ -267,6 +262,6 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !document.querySelector("dialog[open]")) stop();
 });
 find("#stop").onclick = stop;
+find("#describe").onclick = () => ask(description());
 find("#renew").onclick = renew;
-find("#theme").onclick = turnTheme;
 meet();

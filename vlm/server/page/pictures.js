@@ -1,12 +1,14 @@
 // A file becomes a picture: shown, checked, made smaller where the server would refuse it.
 
 const SIDES = [4096, 3072, 2048, 1536, 1024, 768, 512];
+const READ = ["jpeg", "png", "webp", "gif", "bmp", "tiff"].map((kind) => `image/${kind}`);
 const THUMBNAIL = 160;
 const FORM_BYTES = 64 * 1024; // what the form takes beside the pictures
 
 /**
- * A picture: {blob, name, url, width, height, thumbnail (a data URL)}. The last three are null for a kind that this browser cannot show (HEIC in most):
- * the server may read it still. Throws Error in words when the file says that it is something else.
+ * A picture: {blob, name, url, width, height, thumbnail (a data URL)}. The last three are null for a kind that this
+ * browser cannot show (HEIC in most): the server may read it still. Throws Error in words for a file that says it is
+ * something else.
  */
 export async function open(blob, name) {
   const url = URL.createObjectURL(blob);
@@ -35,27 +37,39 @@ async function shown(url) {
 }
 
 /**
- * The pictures as they will be sent: as they are, unless together they are over `body_bytes` or one has more than
- * `pixels`; such a one is drawn smaller and says so in `note`.
+ * The pictures as they will be sent: as they are, unless one is over `image_bytes`, they are over `body_bytes`
+ * together, or one is of a kind that this browser shows and the server does not read (HEIC in Safari). Such a one is
+ * drawn anew as a JPEG and says so in `note`.
  */
-export async function fitted(pictures, { body_bytes: bytes = Infinity, pixels = Infinity }) {
-  const room = bytes - FORM_BYTES;
-  const share = room / pictures.length;
+export async function fitted(pictures, { image_bytes: most, body_bytes: body }) {
+  const room = body - FORM_BYTES;
   const tight = pictures.reduce((sum, { blob }) => sum + blob.size, 0) > room;
-  const fits = ({ blob, width, height }) => !(tight && blob.size > share) && !(width * height > pixels);
-  return Promise.all(pictures.map((picture) => (fits(picture) || !picture.width ? picture : smaller(picture, share, pixels))));
+  const share = tight ? Math.min(most, room / pictures.length) : most;
+  return Promise.all(
+    pictures.map((picture) => {
+      const why = reason(picture, share);
+      return why ? redrawn(picture, share, why) : picture;
+    }),
+  );
 }
 
-async function smaller(picture, bytes, pixels) {
+/** Why a picture cannot be sent as it is; null if it can, or if this browser cannot draw it: the server will say. */
+function reason({ blob, width }, bytes) {
+  if (width === null) return null;
+  if (blob.size > bytes) return "the file is larger than the server takes";
+  if (blob.type && !READ.includes(blob.type)) return "the server does not read this kind of file";
+  return null;
+}
+
+async function redrawn(picture, bytes, why) {
   const image = await shown(picture.url);
   const longest = Math.max(picture.width, picture.height);
-  for (const side of SIDES.filter((side) => side < longest)) {
+  for (const side of SIDES.filter((side, at) => at === 0 || side < longest)) {
     const canvas = scaled(image, side);
-    if (canvas.width * canvas.height > pixels) continue;
     const blob = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.9));
     if (blob && blob.size <= bytes) {
-      const note = `Sent at ${canvas.width} × ${canvas.height}: the file is larger than the server takes.`;
-      return { ...picture, blob, name: picture.name.replace(/\.\w+$/, "") + ".jpg", note };
+      const note = `sent as a JPEG of ${canvas.width} × ${canvas.height}, because ${why}.`;
+      return { ...picture, blob, name: `${picture.name.replace(/\.\w+$/, "")}.jpg`, note };
     }
   }
   return picture; // the server says what it takes

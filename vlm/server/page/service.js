@@ -62,8 +62,10 @@ function failure(status, body, retryAfter) {
   const { type = "", message = `The server answered with status ${status}, without words.` } = body.error ?? {};
   const kind = KINDS.find(([statuses, types]) => statuses.includes(status) || types.test(type))?.[2] ?? "broken";
   const advice = kind === "busy" && retryAfter > 0 ? `Try again in about ${retryAfter} s.` : ADVICE[kind];
-  return new ServiceError(kind, message, advice);
+  return new ServiceError(kind, message.replace(UNNAMED, "A picture was refused: "), advice);
 }
+
+const UNNAMED = /^the given bytes: /; // what the server calls a picture, which has no name there
 
 const KINDS = [
   [[401], /^Unauthorized/, "key"],

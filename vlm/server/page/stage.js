@@ -1,8 +1,10 @@
 // The pictures asked about, and every way a picture gets there: drop, paste, choose, photograph, sample.
 
-import { find, icon, make } from "./dom.js";
+import { crossButton, find, icon, make } from "./dom.js";
 
 export class Stage {
+  #shown = [];
+
   /** add(files: [{blob, name}]): pictures came. remove(picture): one is taken off again. */
   constructor({ add, remove }) {
     Object.assign(this, { add, remove });
@@ -36,20 +38,22 @@ export class Stage {
     });
   }
 
-  /** Show `pictures`; room: more may be added; fixed: a question was asked about them, none can be taken off. */
-  show(pictures, { room, fixed }) {
+  /** Show `pictures`; open: others may be added. Those that were on show already are not drawn anew. */
+  show(pictures, open) {
+    if (pictures.length !== this.#shown.length || pictures.some((picture, at) => picture !== this.#shown[at])) {
+      this.#shown = [...pictures];
+      find("#pictures").replaceChildren(...pictures.map((picture, at) => this.#tile(picture, at, pictures.length)));
+      find("#pictures").dataset.count = pictures.length;
+    }
     document.body.classList.toggle("pictured", pictures.length > 0);
-    find("#pictures").replaceChildren(...pictures.map((picture, at) => this.#tile(picture, at, pictures.length, fixed)));
-    find("#pictures").dataset.count = pictures.length;
-    find("#sources").hidden = fixed || !room;
-    find("#examples").hidden = fixed || !room;
+    find("#sources").hidden = !open;
     find("#choose-words").textContent = pictures.length ? "Add another" : "Choose a picture";
   }
 
-  #tile(picture, at, count, fixed) {
+  #tile(picture, at, count) {
     const { name, url, width, height, note } = picture;
     const kind = name.split(".").pop().toUpperCase();
-    const unshown = `This browser cannot show ${kind} files. It is sent as it is; if the server cannot read it, save it as JPEG.`;
+    const unshown = `This browser cannot show this ${kind} file. It is sent as it is; save it as JPEG if that fails.`;
     const face = width
       ? make("img", { src: url, alt: count > 1 ? `Picture ${at + 1}: ${name}` : name })
       : make("p", { className: "unshown" }, icon("picture"), unshown);
@@ -57,12 +61,7 @@ export class Stage {
     const caption = make("figcaption", {}, size, note ? ` — ${note}` : "");
     const frame = make("div", { className: "frame" }, face);
     if (count > 1) frame.append(make("span", { className: "number", "aria-hidden": "true" }, at + 1));
-    if (!fixed) {
-      const label = `Take off ${name}`;
-      const button = make("button", { type: "button", className: "remove", ariaLabel: label, title: label }, icon("close"));
-      button.onclick = () => this.remove(picture);
-      frame.append(button);
-    }
+    frame.append(crossButton("remove", `Take off ${name}`, () => this.remove(picture)));
     return make("li", {}, make("figure", { className: "tile" }, frame, caption));
   }
 
@@ -72,8 +71,8 @@ export class Stage {
       ...samples.map((sample) => {
         const button = make(
           "button",
-          { type: "button", className: "sample", title: sample.title },
-          make("img", { src: sample.url, alt: sample.title, loading: "lazy" }),
+          { type: "button", className: "sample", title: sample.name },
+          make("img", { src: sample.url, alt: `Sample: ${sample.name}` }),
         );
         button.onclick = () => chosen(sample);
         return make("li", {}, button);

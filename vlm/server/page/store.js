@@ -1,6 +1,6 @@
 // The history: conversations with their pictures, in this browser only (IndexedDB).
 
-const KEPT = 20; // conversations; the oldest make room
+const KEPT = 20; // conversations
 const NAME = "rkvlm";
 const SHELF = "conversations";
 
@@ -31,20 +31,21 @@ export async function all() {
   return (await transact("readonly", (shelf) => shelf.getAll())).reverse();
 }
 
-/** Keep a conversation: {id (a time), title, thumbnail, pictures, turns}. The oldest go, more when room is short. */
+/** Keep a conversation: {id (a time), title, thumbnail, pictures, turns}. The oldest go, more where room is short. */
 export async function put(conversation) {
-  await trim(KEPT - 1, conversation.id);
+  const write = () => transact("readwrite", (shelf) => shelf.put(conversation));
   try {
-    await transact("readwrite", (shelf) => shelf.put(conversation));
+    await write();
   } catch (problem) {
     if (problem?.name !== "QuotaExceededError") throw problem;
-    await trim(KEPT >> 2, conversation.id);
-    await transact("readwrite", (shelf) => shelf.put(conversation));
+    await trim(KEPT >> 2);
+    await write();
   }
+  await trim(KEPT);
 }
 
-async function trim(count, except) {
-  const ids = (await transact("readonly", (shelf) => shelf.getAllKeys())).filter((id) => id !== except);
+async function trim(count) {
+  const ids = await transact("readonly", (shelf) => shelf.getAllKeys());
   for (const id of ids.slice(0, Math.max(0, ids.length - count))) await remove(id);
 }
 

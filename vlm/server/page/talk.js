@@ -18,12 +18,14 @@ export class Turn {
       make("div", { className: "answer" }, this.told, this.progress),
     );
     find("#turns").append(this.element);
-    follow(true);
+    toEnd();
   }
 
   /** Say what is being waited for. */
   wait(words) {
+    const stay = atEnd();
     this.progress.replaceChildren(make("span", { className: "pulse", "aria-hidden": "true" }), words);
+    if (stay) toEnd();
   }
 
   /** More text; drawn once a frame however fast the tokens come. */
@@ -35,11 +37,12 @@ export class Turn {
   #show() {
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;
+    const stay = atEnd();
     this.progress.replaceChildren();
     this.told.append(this.#pending);
     this.told.normalize();
     this.#pending = "";
-    follow();
+    if (stay) toEnd();
   }
 
   get text() {
@@ -49,10 +52,11 @@ export class Turn {
   /** The answer is over: its figures, and why it ended where that is not of itself. */
   finish(figures, pictures) {
     this.#show();
+    const stay = atEnd();
     const why = { stopped: "Stopped.", length: "Ended at the longest answer allowed." }[figures.finish_reason];
     if (why) this.progress.replaceChildren(why);
     if (this.text) this.element.append(make("div", { className: "after" }, chart(figures, pictures), copyButton(this)));
-    follow();
+    if (stay) toEnd();
   }
 
   /** It was not answered: the reason and what to do; with `retry`, a button that tries again. */
@@ -62,7 +66,7 @@ export class Turn {
     const problem = make("div", { className: "problem", role: "alert" }, icon("warning"), make("p", {}, words));
     if (retry) problem.append(make("button", { type: "button", className: "quiet", onclick: retry }, "Try again"));
     this.element.append(problem);
-    follow(true);
+    toEnd();
   }
 
   remove() {
@@ -70,17 +74,19 @@ export class Turn {
   }
 }
 
+/** Whether something was asked, answered or not. */
+export const any = () => find(".turn") !== null;
+
 /** Take every turn off the page. */
 export const clear = () => find("#turns").replaceChildren();
 
 function copyButton(turn) {
-  const label = make("span", {}, "Copy");
-  const button = make("button", { type: "button", className: "quiet copy", ariaLabel: "Copy the answer" }, icon("copy"), label);
-  button.onclick = async () => {
+  const label = make("span", { ariaLive: "polite" }, "Copy");
+  const onclick = async () => {
     label.textContent = (await copy(turn.told)) ? "Copied" : "Select and copy it by hand";
     setTimeout(() => (label.textContent = "Copy"), 2000);
   };
-  return button;
+  return make("button", { type: "button", className: "quiet copy", onclick }, icon("copy"), label);
 }
 
 /** Over plain HTTP from another machine there is no navigator.clipboard; the old command works there. */
@@ -94,9 +100,18 @@ async function copy(element) {
 }
 
 // New text keeps the end in view while the reader is at the end; one who has scrolled up is left alone.
-let atEnd = true;
-new IntersectionObserver(([entry]) => (atEnd = entry.isIntersecting), { rootMargin: "0px 0px 120px" }).observe(find("#end"));
 
-function follow(always = false) {
-  if (always || atEnd) find("#end").scrollIntoView({ block: "end" });
+const NEAR_PX = 120;
+
+const atEnd = () => find("#end").getBoundingClientRect().top < find("#composer").getBoundingClientRect().top + NEAR_PX;
+
+function toEnd() {
+  find("#end").scrollIntoView({ block: "end" });
 }
+
+// On a narrow screen the field of the question lies over the end of the conversation, and it grows.
+new ResizeObserver(() => {
+  const stay = atEnd();
+  find("#end").style.scrollMarginBottom = `${find("#composer").offsetHeight + 16}px`;
+  if (stay && find(".turn")) toEnd();
+}).observe(find("#composer"));
