@@ -10,9 +10,10 @@ import threading
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from sample_pictures import TRUTH
-from service_rig import LIGHT, STAR, Served, serve, standin_words, told, wait_until
+from service_rig import LIGHT, LONG_S, STAR, Served, serve, standin_words, told, wait_until
 
 from vlm import errors
 from vlm.server.health import npu_load
@@ -188,3 +189,29 @@ def test_the_load_of_the_npu(tmp_path: Path, text: str, load: dict[str, int]) ->
     (tmp_path / "load").write_text(text)
     assert npu_load(tmp_path / "load") == load
     assert npu_load(tmp_path / "nothing") == {}
+
+
+def test_sampling_that_a_release_fixes_can_be_refused(tmp_path: Path) -> None:
+    words = standin_words(tmp_path, "1.2.1")
+    body = {"model": "demo", "messages": [{"role": "user", "content": "[id=a][tokens=2]"}], "temperature": 0.7}
+    with serve(*words, "--sampling-per-run", "refuse") as served:
+        answer = served.ready().post("/v1/chat/completions", json=body)
+        assert answer.status_code == 501
+        assert "1.3.0" in answer.json()["error"]["message"]
+    with serve(*words, "--sampling-per-run", "refuse", "--temperature", "0.7", "--top-k", "0") as served:
+        assert served.ready().post("/v1/chat/completions", json=body).status_code == 200
+
+
+def test_sigterm_while_the_model_is_opened(tmp_path: Path) -> None:
+    with serve(*standin_words(tmp_path, "1.3.0", "[slow=20000]")) as served:
+        assert served.get("/readyz").json()["state"] == "starting"
+        assert served.end() == 0
+
+
+def test_the_processes_go_together(tmp_path: Path) -> None:
+    """The service killed -9: its model's process is gone soon, whatever it does."""
+    with serve(*standin_words(tmp_path, "1.3.0")) as served:
+        served.ready()
+        (child,) = psutil.Process(served.process.pid).children()
+        served.end(signal.SIGKILL)
+        child.wait(LONG_S)

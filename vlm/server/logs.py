@@ -14,6 +14,9 @@ from vlm import Answer, Question, TextPart
 
 log = logging.getLogger("vlm.server")
 
+WATCHED = ("/healthz", "/readyz", "/metrics")
+"""Routes that machines ask all the time."""
+
 
 class JsonLines(logging.Formatter):
     """A record as one line of JSON; what is given as `extra={"fields": {...}}` becomes keys of it."""
@@ -56,7 +59,8 @@ def request_done(scope: Scope, status: int, began: float, answer: Answer | None,
         fields |= {name: value for name, value in vars(answer).items() if name != "text"}
         if content:
             fields |= {"question": _texts(state["question"]), "answer": answer.text}
-    log.info("request", extra={"fields": fields})
+    level = logging.DEBUG if fields["route"] in WATCHED and status < 500 else logging.INFO
+    log.log(level, "request", extra={"fields": fields})
 
 
 def route_of(scope: Scope) -> str:
