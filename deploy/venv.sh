@@ -10,24 +10,13 @@ venv=${VIRTUAL_ENV:-${VLM_VENV:-$root/.venv}}
 
 say() { printf '%s\n' "$*" >&2; }
 
-apt_install() {
-    as_root=
-    [ "$(id -u)" = 0 ] || as_root=sudo
-    if ! command -v apt-get >/dev/null 2>&1; then
-        say "Missing: $*. Install it with this system's package manager and run this again."
-        exit 1
-    fi
-    say "Installing $* ..."
-    { $as_root apt-get update -q && $as_root apt-get install -q -y --no-install-recommends "$@"; } >&2
-}
-
-command -v python3 >/dev/null 2>&1 || apt_install python3 python3-venv
+command -v python3 >/dev/null 2>&1 || "$root/deploy/apt.sh" python3 python3-venv
 if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
     say "rkvlm needs Python 3.10 or newer; python3 here is $(python3 --version)."
     exit 1
 fi
 if [ ! -x "$venv/bin/python" ]; then
-    python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install python3-venv
+    python3 -c 'import ensurepip, venv' 2>/dev/null || "$root/deploy/apt.sh" python3-venv
     python3 -m venv "$venv"
 fi
 # A stamp that is newer than pyproject.toml says that nothing has to be installed.

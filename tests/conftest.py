@@ -20,7 +20,8 @@ def demo() -> Iterator[vlm.VLM]:
 
 @pytest.fixture
 def clean_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No VLM_* of the machine's own; models are looked for in an empty place."""
+    """No VLM_* and no vlm.toml of the machine's own; models are looked for in an empty place."""
     for name in [name for name in os.environ if name.startswith("VLM_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("VLM_CONFIG", os.devnull)
     monkeypatch.setenv("VLM_MODELS_DIR", str(tmp_path / "models"))

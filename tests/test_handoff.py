@@ -14,7 +14,7 @@ import pytest
 from sample_pictures import PICTURES, ROOT
 
 import vlm
-from vlm.errors import NotSupportedByRuntime, RunError
+from vlm.errors import ImageTooLargeError, ModelLoadError, NotSupportedByRuntime, OptionError, RunError
 from vlm.rkllm.abi import RELEASES
 
 sys.path.insert(0, str(ROOT / "tests" / "native"))
@@ -142,3 +142,38 @@ def test_a_failed_run_is_an_error_and_the_next_one_is_right(board: Board) -> Non
     with pytest.raises(RunError):
         board.model.describe(STAR, "[fail]")
     assert board.model.describe(STAR, "[id=well][tokens=1]").text == "well:0 "
+
+
+def test_the_settings_adapter_goes_with_every_run(tmp_path: Path) -> None:
+    standin, llm, adapter = StandIn(build("1.3.0")), tmp_path / "model.rkllm", tmp_path / "tone.rkllm"
+    standin.reset()
+    llm.touch()
+    settings = {"lora": adapter, "lora_scale": 0.5}
+    with pytest.raises(ModelLoadError, match="no LoRA adapter"):
+        vlm.load("demo", llm=llm, library=standin.path, settings=settings)
+    adapter.touch()
+    with vlm.load("demo", llm=llm, library=standin.path, pictures=False, settings=settings) as model:
+        assert model.describe([], "[id=a][tokens=2]").text == "a:0 a:1 "
+    (loaded,) = standin.seen("load_lora")
+    assert (loaded["path"], loaded["scale"]) == (str(adapter), 0.5)
+    assert [run["lora"] for run in standin.seen("run")] == [loaded["name"]]
+    assert standin.violations() == []
+    with pytest.raises(OptionError, match="host runtime takes no LoRA"):
+        vlm.load("demo", settings=settings)
+
+
+def test_a_prompt_cache_is_for_text_alone(tmp_path: Path) -> None:
+    standin, llm, cache = StandIn(build("1.3.0")), tmp_path / "model.rkllm", tmp_path / "cache"
+    standin.reset()
+    for file in (llm, cache):
+        file.touch()
+    with pytest.raises(OptionError, match="text alone"):
+        vlm.load("demo", llm=llm, library=standin.path, settings={"prompt_cache": cache})
+    vlm.load("demo", llm=llm, library=standin.path, pictures=False, settings={"prompt_cache": cache}).close()
+    (loaded,) = standin.seen("load_prompt_cache")
+    assert loaded["path"] == str(cache)
+
+
+def test_the_limit_on_pixels_is_a_setting() -> None:
+    with vlm.load("demo", settings={"max_pixels": 1000}) as model, pytest.raises(ImageTooLargeError):
+        model.encode(STAR)

@@ -93,7 +93,7 @@ def test_control_tags_are_image_tags_and_special_tokens_longest_first() -> None:
 
 def test_the_readme_documents_every_key_as_it_is() -> None:
     text = (configs_dir() / "README.md").read_text(encoding="utf-8")
-    assert text == rewrite(text, Profile), "run: python -m vlm.keys configs/README.md"
+    assert text == rewrite(text, Profile), "run: python -m vlm.keys"
     assert all(key.description for key in KEYS)
     assert all(f"| `{key.name}` |" in text for key in KEYS)
 

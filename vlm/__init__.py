@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from encoders.images import load_image
     from vlm.answer import Answer, Stream
+    from vlm.client import RemoteVLM, connect
     from vlm.engine.configuration import EngineLimits, ModelChoice
     from vlm.engine.engine import Engine
     from vlm.engine.health import Health
-    from vlm.engine.messages import ImagePart, Question, TextPart, Turn
+    from vlm.engine.messages import ImagePart, ModelFacts, Question, TextPart, Turn
     from vlm.engine.reply import Reply
     from vlm.errors import RkvlmError
     from vlm.locate import ModelInfo, model_name, models
@@ -37,10 +38,11 @@ _HOMES = {
     **dict.fromkeys(("model_name", "models"), "vlm.locate"),
     "Answer": "vlm.answer",
     "Stream": "vlm.answer",
+    **dict.fromkeys(("RemoteVLM", "connect"), "vlm.client"),
     **dict.fromkeys(("EngineLimits", "ModelChoice"), "vlm.engine.configuration"),
     "Engine": "vlm.engine.engine",
     "Health": "vlm.engine.health",
-    **dict.fromkeys(("ImagePart", "Question", "TextPart", "Turn"), "vlm.engine.messages"),
+    **dict.fromkeys(("ImagePart", "ModelFacts", "Question", "TextPart", "Turn"), "vlm.engine.messages"),
     "Reply": "vlm.engine.reply",
     "core_plan": "vlm.turns",
     **dict.fromkeys(("VLM", "close", "describe", "load"), "vlm.pipeline"),
@@ -53,14 +55,17 @@ __all__ = [
     "Health",
     "ImagePart",
     "ModelChoice",
+    "ModelFacts",
     "ModelInfo",
     "Question",
+    "RemoteVLM",
     "Reply",
     "RkvlmError",
     "Stream",
     "TextPart",
     "Turn",
     "close",
+    "connect",
     "core_plan",
     "describe",
     "load",

@@ -21,7 +21,13 @@
     │   ├── OptionError                 an option out of range or not usable here
     │   ├── FolderError                 a folder that cannot be captioned
     │   ├── CorePlanError               NPU cores that the SoC or the model does not have, or that are shared
-    │   └── ContextTooLongError         prompt, pictures and answer exceed the context
+    │   ├── ContextTooLongError         prompt, pictures and answer exceed the context
+    │   ├── PictureURLError             an address that no picture is fetched from
+    │   ├── UnknownModelError           a model that the service does not have
+    │   ├── UnauthorizedError           no API key, or a wrong one
+    │   ├── ForbiddenError              a page or a host name that may not use the service
+    │   ├── RequestTooLargeError        a request over one of the service's limits
+    │   └── RequestTimeoutError         a request that came too slowly
     ├── LibraryError                    librkllmrt.so                                    exit 6
     │   ├── LibraryNotFoundError        no library where we looked                       exit 61
     │   ├── LibraryFormatError          not a library, damaged, or the loader refuses it exit 62
@@ -40,18 +46,21 @@
     │   ├── ModelBusyError              a second run on a handle
     │   └── ModelClosedError            used after close()
     ├── NotSupportedByRuntime           this release has no such function                exit 8
+    ├── EngineError                     the model's own process                          exit 9
+    │   ├── EngineQueueFullError        too many questions wait
+    │   ├── EngineCrashedError          the process ended in the middle of an answer
+    │   ├── EngineDeadlineError         an answer took longer than it may
+    │   ├── EngineFailedError           the process cannot be started, or cannot be ended
+    │   └── EngineStoppingError         the engine is being closed
     ├── NPUError                        whose turn it is on the NPU                      exit 10
     │   ├── NPUBusyError                another process holds it, and nobody was to wait
     │   └── NPULockError                the files that say who holds it cannot be used
     ├── ConversionError                 a model could not be converted for the NPU       exit 11
     │   ├── ConverterError              the converter is missing, or cannot be made here
     │   └── AccuracyError               what was built answers otherwise than its original
-    └── EngineError                     the model's own process                          exit 9
-        ├── EngineQueueFullError        too many questions wait
-        ├── EngineCrashedError          the process ended in the middle of an answer
-        ├── EngineDeadlineError         an answer took longer than it may
-        ├── EngineFailedError           the process cannot be started, or cannot be ended
-        └── EngineStoppingError         the engine is being closed
+    └── ServiceError                    the service that was asked                       exit 12
+        ├── ServiceBusyError            it has no room for a request now
+        └── ServiceUnreachableError     nothing answers there, or not as rkvlm does
 
 Surfaces take the exit code and the HTTP status from the class, never from the text.
 """
@@ -98,6 +107,7 @@ __all__ = [
     "EngineStoppingError",
     "FileChoiceError",
     "FolderError",
+    "ForbiddenError",
     "ImageError",
     "ImageTooLargeError",
     "LibraryError",
@@ -116,16 +126,24 @@ __all__ = [
     "NPUMemoryError",
     "NotSupportedByRuntime",
     "OptionError",
+    "PictureURLError",
     "ProfileError",
     "PromptError",
     "RKNNDriverError",
     "RKNNLibraryError",
     "RKNNWheelError",
     "RequestError",
+    "RequestTimeoutError",
+    "RequestTooLargeError",
     "RkvlmError",
     "RunError",
     "RunTimeoutError",
     "RuntimeTooOldError",
+    "ServiceBusyError",
+    "ServiceError",
+    "ServiceUnreachableError",
+    "UnauthorizedError",
+    "UnknownModelError",
     "UnknownReleaseError",
     "WrongPlatformError",
 ]
@@ -164,6 +182,40 @@ class CorePlanError(RequestError):
 
 class ContextTooLongError(RequestError):
     """Prompt, pictures and answer together exceed the model's context."""
+
+
+class PictureURLError(RequestError):
+    """A picture's address that is not fetched: not allowed, not public, too large, too slow, or not there."""
+
+
+class UnknownModelError(RequestError):
+    """A model was named that the service does not have; it is never replaced by the one it has."""
+
+    http_status = 404
+
+
+class UnauthorizedError(RequestError):
+    """The service wants an API key, and got none or a wrong one."""
+
+    http_status = 401
+
+
+class ForbiddenError(RequestError):
+    """The request came from another site's page, or under a host name that is not the service's."""
+
+    http_status = 403
+
+
+class RequestTooLargeError(RequestError):
+    """The request is over one of the service's limits: bytes, pictures, characters."""
+
+    http_status = 413
+
+
+class RequestTimeoutError(RequestError):
+    """The request's body did not arrive in time."""
+
+    http_status = 408
 
 
 class LibraryError(RkvlmError):
@@ -326,3 +378,25 @@ class EngineFailedError(EngineError):
 
 class EngineStoppingError(EngineError):
     """The engine is being closed and takes no more questions."""
+
+
+class ServiceError(RkvlmError):
+    """The service that was asked could not do it."""
+
+    exit_code = 12
+
+
+class ServiceBusyError(ServiceError):
+    """The service has no room for one more request now; `retry_after` says in how many seconds to ask again."""
+
+    http_status = 503
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ServiceUnreachableError(ServiceError):
+    """Nothing answers at the service's address, it stopped in mid-answer, or what answers is no rkvlm."""
+
+    http_status = 502

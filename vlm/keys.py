@@ -1,7 +1,7 @@
 """The keys of a settings model as dotted names: their documentation, suggestions for typing errors, errors in words.
 
-Works on any pydantic model whose tables are models in turn. `python -m vlm.keys FILE` writes the table of a profile's
-keys anew into FILE, between its two markers (configs/README.md).
+Works on any pydantic model whose tables are models in turn. `python -m vlm.keys` writes the tables of the profiles'
+keys (configs/README.md) and of the settings (docs/settings.md) anew, between their two markers.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import difflib
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError, PydanticUndefined
 
-TABLE_START = "<!-- keys: written by python -m vlm.keys configs/README.md -->"
+TABLE_START = "<!-- keys: written by python -m vlm.keys -->"
 TABLE_END = "<!-- /keys -->"
 
-_TYPES: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean"}
+_TYPES: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean", Path: "path"}
 
 
 @dataclass(frozen=True)
@@ -164,10 +165,9 @@ def rewrite(text: str, model: type[BaseModel]) -> str:
 
 
 if __name__ == "__main__":
-    import sys
-    from pathlib import Path
-
     from vlm.profile import Profile
+    from vlm.settings import ServeSettings
 
-    for file in map(Path, sys.argv[1:]):
-        file.write_text(rewrite(file.read_text(encoding="utf-8"), Profile), encoding="utf-8")
+    for name, documented in (("configs/README.md", Profile), ("docs/settings.md", ServeSettings)):
+        file = Path(__file__).parent.parent / name
+        file.write_text(rewrite(file.read_text(encoding="utf-8"), documented), encoding="utf-8")

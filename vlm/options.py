@@ -24,6 +24,10 @@ def checked(model: type[M], given: Mapping[str, Any]) -> M:
         raise OptionError(f"Option {first['loc'][0]}: {first['msg']}; got {first['input']!r}. Known: {known}.") from exc
 
 
+DEFAULT_PROMPT = "Describe the picture."
+"""The question, where only a picture is given."""
+
+
 class Sampling(BaseModel):
     """How the next token is chosen. The defaults are greedy: the most likely token, always.
 
@@ -33,18 +37,20 @@ class Sampling(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     top_k: int = Field(default=1, ge=0, description="Choose among the K most likely tokens; 1 is greedy, 0 is all.")
-    top_p: float = Field(default=1.0, gt=0, le=1, description="Choose among the likeliest tokens that add up to this.")
-    temperature: float = Field(default=1.0, gt=0, le=10, description="Flatter above 1, sharper below.")
+    top_p: float = Field(
+        default=1.0, ge=0.0001, le=1, description="Choose among the likeliest tokens that add up to this."
+    )
+    temperature: float = Field(default=1.0, ge=0.01, le=10, description="Flatter above 1, sharper below.")
     repeat_penalty: float = Field(
-        default=1.0, gt=0, le=10, description="Above 1, tokens already seen become less likely."
+        default=1.0, ge=0.01, le=10, description="Above 1, tokens already seen become less likely."
     )
     frequency_penalty: float = Field(
         default=0.0, ge=-2, le=2, description="Taken off a token's score each time it was said."
     )
     presence_penalty: float = Field(default=0.0, ge=-2, le=2, description="Taken off a token's score once it was said.")
     mirostat: int = Field(default=0, ge=0, le=2, description="Mirostat version, 0 is off; replaces top-k and top-p.")
-    mirostat_tau: float = Field(default=5.0, gt=0, description="Mirostat's target surprise.")
-    mirostat_eta: float = Field(default=0.1, gt=0, le=1, description="Mirostat's learning rate.")
+    mirostat_tau: float = Field(default=5.0, ge=0.01, le=100, description="Mirostat's target surprise.")
+    mirostat_eta: float = Field(default=0.1, ge=0.0001, le=1, description="Mirostat's learning rate.")
 
 
 class RunOptions(Sampling):

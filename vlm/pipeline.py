@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from encoders import open_encoder
 from encoders.base import Encoder, ImageEmbedding, VisionSpec, join_embeddings
 from encoders.cache import CacheStats, EmbeddingCache, cache_key
-from encoders.images import Source, load_image, read_image
+from encoders.images import ImageLimits, Source, load_image, read_image
 from encoders.paced import PacedEncoder
 from encoders.preprocess import fit_image
 from vlm.answer import Answer, Stream
-from vlm.errors import ModelBusyError, ModelClosedError, NotSupportedByRuntime, OptionError, PromptError
+from vlm.errors import ModelBusyError, ModelClosedError, ModelLoadError, NotSupportedByRuntime, OptionError, PromptError
 from vlm.locate import Parts, locate
 from vlm.npu import Plan
 from vlm.options import DEFAULT_PROMPT, NpuOptions, RunOptions, Sampling, checked
@@ -33,6 +33,9 @@ from vlm.turns import NpuTurns, open_turns
 
 if TYPE_CHECKING:
     from vlm.profile import Profile
+
+LORA = "lora"
+"""The name that the adapter of the settings has in the runtime."""
 
 
 class VLM:
@@ -60,6 +63,7 @@ class VLM:
         if RELEASES.index(library.release) < RELEASES.index(self.profile.min_release):
             raise NotSupportedByRuntime(f"Model {self.profile.name}", library.release, self.profile.min_release)
         self._cache = EmbeddingCache(settings.cache_bytes)
+        self._limits = ImageLimits(max_pixels=settings.max_pixels)
         self._turn = _Turn()
         self._encoding = threading.Lock()
         with ExitStack() as opened, npu.opening():
@@ -87,12 +91,26 @@ class VLM:
             # The prompt is ours from here on; 1.1.4 has no template to switch off.
             if "rkllm_set_chat_template" in library.functions:
                 self._model.set_chat_template("", "", "")
+            self._lora = self._add_to_model(settings)
             self._opened: ExitStack | None = opened.pop_all()
 
+    def _add_to_model(self, settings: Settings) -> str | None:
+        """Load the LoRA adapter and the prompt cache of the settings. Returns the adapter's name."""
+        if settings.prompt_cache is not None:
+            if self._encoder is not None:
+                raise OptionError("A prompt cache does not go with pictures; open the model for text alone.")
+            self._model.load_prompt_cache(_there(settings.prompt_cache, "prompt cache"))
+        if settings.lora is None:
+            return None
+        if "rkllm_load_lora" not in self.library.functions:
+            raise OptionError(f"The {self.library.origin} runtime takes no LoRA adapters; leave the setting lora out.")
+        self._model.load_lora(_there(settings.lora, "LoRA adapter"), LORA, settings.lora_scale)
+        return LORA
+
     @property
-    def plan(self) -> Plan | None:
-        """Which NPU cores the encoder and the language model use; None where there is no NPU."""
-        return self._npu.plan
+    def name(self) -> str:
+        """The profile's name."""
+        return self.profile.name
 
     @property
     def options(self) -> RunOptions:
@@ -103,6 +121,11 @@ class VLM:
     def cache_stats(self) -> CacheStats:
         """How often an embedding was found, and how many are kept."""
         return self._cache.stats
+
+    @property
+    def plan(self) -> Plan | None:
+        """Which NPU cores the encoder and the language model use; None where there is no NPU."""
+        return self._npu.plan
 
     def encode(self, image: Source | ImageEmbedding) -> ImageEmbedding:
         """Encode one picture, to ask about it as often as wanted; the last ones encoded are kept (VLM_CACHE_BYTES).
@@ -115,13 +138,13 @@ class VLM:
         encoder, spec = self._encoder, self.profile.vision
         if encoder is None:
             raise OptionError(f"Model {self.profile.name} was loaded for text alone; load it with its encoder.")
-        file = read_image(image)
+        file = read_image(image, limits=self._limits)
         if file is not None:
             self._check_open()
             known = self._cache.get(cache_key(file.content_hash, encoder))
             if known is not None:
                 return known
-        picture = load_image(file or image, needed=spec)
+        picture = load_image(file or image, limits=self._limits, needed=spec)
         pixels = fit_image(picture, spec)
         key = cache_key(picture.content_hash, encoder)
         with self._encoding:
@@ -176,6 +199,7 @@ class VLM:
             max_new_tokens=options.max_new_tokens,
             stop=(*self.profile.stop, *options.stop),
             seed=options.seed,
+            lora=self._lora,
         )
         with self._turn.take() as turn:
             self._check_open()
@@ -252,6 +276,13 @@ def _placement(plan: Plan | None, library: Library) -> Placement:
     return Placement(base_domain_id=plan.soc.llm_domain, cpu_mask=plan.soc.cpu_mask if choosable else None)
 
 
+def _there(file: Path, what: str) -> Path:
+    file = file.expanduser()
+    if not file.is_file():
+        raise ModelLoadError(f"There is no {what} at {file}.")
+    return file
+
+
 def _sampling(options: RunOptions) -> Sampling:
     return Sampling(**options.model_dump(include=set(Sampling.model_fields)))
 
@@ -290,30 +321,32 @@ def load(
     release: str | None = None,
     threads: int | None = None,
     pictures: bool = True,
+    settings: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> VLM:
     """Open a model.
 
     model: a profile's name ("qwen2-vl-2b"), a profile file, or a model directory; None takes the VLM_MODEL setting,
     else the demo. encoder, llm: files of your own. library, release: librkllmrt.so and its release, or the release that
-    the host runtime is to speak. threads: of ONNX Runtime. pictures: False opens no encoder, for text alone. options:
+    the host runtime is to speak. threads: of ONNX Runtime. pictures: False opens no encoder, for text alone. settings:
+    fields of `vlm.settings.Settings`, in place of what the environment and vlm.toml say. options:
     fields of `vlm.options.NpuOptions`, which cores and who waits; and of `vlm.options.RunOptions` in place of the
     profile's: before release 1.3.0 a runtime fixes sampling and max_new_tokens here.
 
     Raises ProfileError, OptionError, CorePlanError, EncoderError, LibraryError, ModelError or NPUError.
     """
-    settings = load_settings()
+    own = load_settings(settings)
     said = checked(NpuOptions, {name: options.pop(name) for name in NpuOptions.model_fields if name in options})
-    parts = locate(model, settings, encoder=encoder, llm=llm, pictures=pictures)
-    npu = open_turns(parts, settings, said)
-    threads = threads or settings.threads
+    parts = locate(model, own, encoder=encoder, llm=llm, pictures=pictures)
+    npu = open_turns(parts, own, said)
+    threads = threads or own.threads
     if parts.side == "board":
-        release = release or settings.rkllm_release
-        chosen = open_library(library or settings.rkllm_lib, release=release, search=[parts.llm.parent])
+        release = release or own.rkllm_release
+        chosen = open_library(library or own.rkllm_lib, release=release, search=[parts.llm.parent])
     else:
-        pace = _pace(settings, npu.plan, npu.plan.llm if npu.plan else None)
-        chosen = _host(release or settings.rkllm_release or RELEASES[-1], threads, pace)
-    return VLM(parts, chosen, settings, npu=npu, threads=threads, options=options)
+        pace = _pace(own, npu.plan, npu.plan.llm if npu.plan else None)
+        chosen = _host(release or own.rkllm_release or RELEASES[-1], threads, pace)
+    return VLM(parts, chosen, own, npu=npu, threads=threads, options=options)
 
 
 def _pace(settings: Settings, plan: Plan | None, cores: tuple[int, ...] | None) -> Pace:

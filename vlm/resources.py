@@ -1,4 +1,4 @@
-"""Where the files that come with rkvlm are: the built-in profiles and the demo model.
+"""Where the files that come with rkvlm are: the built-in profiles, the demo model, sample pictures.
 
 A wheel carries them inside the package (`vlm/data`); in a checkout, and so in an editable install, they are at its
 root. Importing this reads nothing.
@@ -36,6 +36,11 @@ def demo_dir() -> Path:
             "samples/demo/train.py."
         )
     return found
+
+
+def samples_dir() -> Path | None:
+    """Return the directory of the sample pictures, None where this installation has none."""
+    return _find("pictures", "samples/pictures", "night.jpg")[0]
 
 
 def _find(packaged: str, in_checkout: str, mark: str) -> tuple[Path | None, str]:

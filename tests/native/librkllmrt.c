@@ -379,7 +379,9 @@ EXPORT int rkllm_is_running(LLMHandle handle) {
 
 EXPORT int rkllm_load_lora(LLMHandle handle, RKLLMLoraAdapter *adapter) {
     if (!idle(handle, "rkllm_load_lora") || !adapter) return -1;
-    put("{\"call\": \"load_lora\", \"path\": %s}\n", quoted(adapter->lora_adapter_path));
+    snprintf(loaded_lora, sizeof loaded_lora, "%s", adapter->lora_adapter_name);
+    put("{\"call\": \"load_lora\", \"path\": %s, \"name\": %s, \"scale\": %.7g}\n",
+        quoted(adapter->lora_adapter_path), quoted(adapter->lora_adapter_name), adapter->scale);
     return 0;
 }
 

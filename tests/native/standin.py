@@ -127,3 +127,7 @@ class StandIn:
     def release(self) -> int:
         """Let the runs that hang return; how many there were."""
         return int(self._library.standin_release())
+
+
+if __name__ == "__main__":
+    print(build(sys.argv[1]))

@@ -92,10 +92,15 @@ static int take_input(const RKLLMInput *input, Given *g, int width, int image_to
     return g->prompt && strstr(g->prompt, "<image>") && tokens == (size_t)image_tokens ? 0 : -1;
 }
 
+static char loaded_lora[64];
+
 /* Writes down the settings; returns the most tokens the run may have. */
 static int take_infer(const RKLLMInferParam *infer, int limit) {
     put(", \"mode\": %d", infer->mode);
-    if (infer->lora_params || infer->prompt_cache_params) violation("lora or prompt cache not asked for");
+    if (infer->prompt_cache_params) violation("prompt cache not asked for");
+    const char *lora = infer->lora_params ? infer->lora_params->lora_adapter_name : NULL;
+    if (lora && strcmp(lora, loaded_lora)) violation("an adapter that was not loaded");
+    put(", \"lora\": %s", quoted(lora));
 #if RELEASE >= R120
     put(", \"keep_history\": %d", infer->keep_history);
 #endif

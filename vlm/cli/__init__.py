@@ -9,7 +9,7 @@ import sys
 import typer
 
 from vlm import __version__
-from vlm.cli import bench, caption, chat, convert, describe, models, npu
+from vlm.cli import bench, caption, chat, convert, describe, models, npu, serve
 from vlm.errors import RkvlmError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("describe")(describe.describe)
 app.command("chat")(chat.chat)
 app.command("caption")(caption.caption)
 app.command("models")(models.models)
+app.command("serve")(serve.serve)
 app.command("npu")(npu.npu)
 app.add_typer(convert.app, name="convert")
 app.add_typer(bench.app, name="bench")

@@ -81,3 +81,14 @@ def plan(
         console.print(bench.report(each))
     if plot is not None:
         bench.plot(plans, plot)
+
+
+@app.command()
+def serve(
+    library: Annotated[str, typer.Argument(help="The compiled stand-in: `python tests/native/standin.py 1.3.0`.")],
+    rounds: Rounds = 15,
+) -> None:
+    """What the service adds to a bare loop over the library that it serves."""
+    from vlm.bench import serve as bench
+
+    print(bench.report(bench.run(Path(library), rounds)))

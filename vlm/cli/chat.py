@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlm.cli.options import Encoder, Library, Llm, Model, Release, takes
+from vlm.cli.opening import Where, opened
+from vlm.cli.options import ApiKey, Encoder, Library, Llm, Model, Release, Server, takes
 from vlm.cli.output import answers_only
 from vlm.cli.terminal import Keyboard, is_terminal, note, say
 from vlm.errors import ContextTooLongError, RequestError, RkvlmError
 from vlm.options import NpuOptions, RunOptions
 
 if TYPE_CHECKING:
-    from vlm import VLM, Answer
+    from vlm import VLM, Answer, RemoteVLM
 
 HELP = """\
 /image PATH    show a picture with the next question; may be repeated; without PATH, drop those not yet asked about
@@ -44,6 +45,8 @@ def chat(
     llm: Llm = None,
     library: Library = None,
     release: Release = None,
+    server: Server = None,
+    api_key: ApiKey = None,
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="Open the encoder too, or the language model alone.")
     ] = True,
@@ -54,20 +57,14 @@ def chat(
     /help lists the commands. Answers go to stdout, everything else to stderr. Where standard input is no terminal, each
     line is a question or a command, and the exit code is that of the first error.
     """
-    import vlm
-
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace")):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=errors)  # what cannot be decoded or shown is no reason to end a conversation
     with (
         answers_only(),
-        vlm.load(
-            model, encoder=encoder, llm=llm, library=library, release=release, pictures=pictures, **options
-        ) as opened,
+        opened(Where(model, encoder, llm, library, release, server, api_key, pictures), options) as vlm,
     ):
-        if model is None:
-            print(f"vlm: using the model {opened.profile.name} (--model or VLM_MODEL choose another)", file=sys.stderr)
-        talk = Conversation(opened)
+        talk = Conversation(vlm)
         for image in images or ():
             talk.show(image)
         code = _from_terminal(talk) if is_terminal(sys.stdin) else _from_script(talk)
@@ -101,7 +98,7 @@ class Turn:
 class Conversation:
     """A conversation with one model. A turn becomes part of it when it is over; a failed one never does."""
 
-    model: VLM
+    model: VLM | RemoteVLM
     turns: list[Turn] = field(default_factory=list)
     attached: list[Picture] = field(default_factory=list)
     system: str = ""
@@ -194,7 +191,7 @@ def _figures(turn: Turn, answer: Answer | None) -> str:
     if answer is None:
         return "aborted"
     rate, first = answer.tokens_per_second, answer.ttft_ms
-    encode_ms = sum(picture.encode_ms for picture in turn.pictures)
+    encode_ms = (answer.encode_ms or 0) + sum(picture.encode_ms for picture in turn.pictures)
     parts = [
         "aborted" if turn.aborted else "",
         "cut off at --max-new-tokens" if answer.finish_reason == "length" and not turn.aborted else "",
@@ -298,7 +295,7 @@ def _from_script(talk: Conversation) -> int:
 
 def _from_terminal(talk: Conversation) -> int:
     """Read questions and commands from a terminal. Returns 0: whoever made an error has seen it."""
-    note(f"{talk.model.profile.name}: ask, /image PATH shows a picture, /help lists the commands.")
+    note(f"{talk.model.name}: ask, /image PATH shows a picture, /help lists the commands.")
     with Keyboard(_completions) as keyboard:
         talk.interrupted = lambda: keyboard.interrupted
         while (line := keyboard.read(_mark(talk))) is not None:

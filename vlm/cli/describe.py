@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from vlm.cli.options import Encoder, Library, Llm, Model, Release, takes
+from vlm.cli.opening import Where, opened
+from vlm.cli.options import ApiKey, Encoder, Library, Llm, Model, Release, Server, takes
 from vlm.cli.output import answers_only
 from vlm.options import NpuOptions, RunOptions
 
@@ -24,6 +25,8 @@ def describe(
     llm: Llm = None,
     library: Library = None,
     release: Release = None,
+    server: Server = None,
+    api_key: ApiKey = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer and its figures as JSON.")] = False,
     options: dict[str, Any],
 ) -> None:
@@ -31,17 +34,13 @@ def describe(
 
     The answer is printed as it is told. Example: vlm describe photo.jpg "What colour is the car?"
     """
-    import vlm
-
     sources: list[str | bytes] = [_source(name) for name in (image, *(more or ()))]
     with (
         answers_only(),
-        vlm.load(model, encoder=encoder, llm=llm, library=library, release=release, **options) as opened,
+        opened(Where(model, encoder, llm, library, release, server, api_key), options) as vlm,
     ):
-        if model is None:
-            print(f"vlm: using the model {opened.profile.name} (--model or VLM_MODEL choose another)", file=sys.stderr)
         question = [prompt] if prompt is not None else []
-        with opened.stream(sources, *question) as stream:
+        with vlm.stream(sources, *question) as stream:
             for piece in stream:
                 if not as_json:
                     print(piece, end="", flush=True)

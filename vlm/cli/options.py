@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
@@ -22,12 +22,19 @@ Llm = Annotated[
 ]
 Library = Annotated[str | None, typer.Option("--library", help="librkllmrt.so, or the directory it lies in.")]
 Release = Annotated[str | None, typer.Option("--release", help="Release of the RKLLM runtime, if it cannot be read.")]
+Server = Annotated[
+    str | None,
+    typer.Option("--server", envvar="VLM_SERVER", help="Ask a running service, as http://board:8080, instead."),
+]
+ApiKey = Annotated[
+    str | None, typer.Option("--api-key", envvar="VLM_API_KEY", help="The service's key.", show_envvar=True)
+]
 
 
-def takes(*models: type[BaseModel], into: str) -> Callable[[F], F]:
+def takes(*models: type[BaseModel], into: str, but: Sequence[str] = ()) -> Callable[[F], F]:
     """Give a command one option for each field of `models`; those given arrive as a dict in the parameter `into`.
 
-    A model's title is the heading of its options in the command's help.
+    A model's title is the heading of its options in the command's help. but: fields that become none.
     """
 
     def wrap(function: F) -> F:
@@ -37,6 +44,7 @@ def takes(*models: type[BaseModel], into: str) -> Callable[[F], F]:
             _parameter(name, field, model.model_config.get("title"))
             for model in models
             for name, field in model.model_fields.items()
+            if name not in but
         ]
 
         @functools.wraps(function)
@@ -56,6 +64,8 @@ def _parameter(name: str, field: Any, heading: str | None) -> inspect.Parameter:
     kind: Any
     if get_origin(field.annotation) is tuple:
         kind = list[get_args(field.annotation)[0]]  # type: ignore[misc]
+    elif get_origin(field.annotation) is Literal:
+        kind = str
     else:
         kind = next((kind for kind in get_args(field.annotation) if kind is not type(None)), field.annotation)
     kind = str if get_origin(kind) is Annotated else kind  # what the words of it are is the model's to check

@@ -197,6 +197,7 @@ def _facts(model: vlm.VLM, pictures: bool) -> ModelFacts:
         pictures=pictures,
         release=library.release,
         runtime=Path(library.origin).name,
+        cores=str(model.plan) if model.plan else None,
     )
 
 

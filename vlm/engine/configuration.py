@@ -19,6 +19,7 @@ class ModelChoice(BaseModel):
     release: str | None = Field(default=None, description="Release of the RKLLM runtime, if it cannot be read.")
     threads: int | None = Field(default=None, ge=1, description="Threads of ONNX Runtime; all cores when not set.")
     pictures: bool = Field(default=True, description="False opens no encoder, for text alone.")
+    settings: dict[str, Any] = Field(default={}, description="Fields of Settings, in place of those that are set.")
     options: dict[str, Any] = Field(default={}, description="Fields of RunOptions in place of the profile's.")
 
     def arguments(self) -> dict[str, Any]:

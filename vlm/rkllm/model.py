@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import threading
@@ -41,7 +42,7 @@ from vlm.rkllm.request import (
     encode_text,
 )
 from vlm.rkllm.run import FinishReason, Generation, Perf, Piece, Run
-from vlm.rkllm.structs import fill_generation, fill_param, make_run_input, same_sampling
+from vlm.rkllm.structs import fill_generation, fill_param, make_lora, make_run_input, same_sampling
 from vlm.rkllm.worker import Worker
 
 __all__ = [
@@ -176,6 +177,12 @@ class Model:
         """
         parts = [encode_text(text, "chat template") for text in (system, prefix, postfix)]
         self._call(lambda: self._handle.check("rkllm_set_chat_template", *parts))
+
+    def load_lora(self, path: str | os.PathLike[str], name: str, scale: float = 1.0) -> None:
+        """Load a LoRA adapter; the runs whose request names it use it. Raises as `clear_kv_cache`, and PromptError."""
+        file, named = encode_text(os.fspath(path), "path"), encode_text(name, "name of the LoRA adapter")
+        adapter = make_lora(self.library.abi, file, named, scale)
+        self._call(lambda: self._handle.check("rkllm_load_lora", ctypes.byref(adapter)))
 
     def load_prompt_cache(self, path: str | os.PathLike[str]) -> None:
         """Load a prompt cache file; for text only. Raises as `clear_kv_cache`."""

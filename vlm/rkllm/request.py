@@ -71,7 +71,7 @@ class Request:
     the runtime where it lies, and kept alive until the run has returned. image_size: (height, width) in pixels of the
     encoder's input. sampling, max_new_tokens: None for what the model was opened with. stop: strings that end the
     answer and are not part of it. keep_history: go on from the runs before (1.2.0; text only). enable_thinking: the
-    runtime's own switch (1.2.1). seed: of the sampling, where the runtime has one.
+    runtime's own switch (1.2.1). seed: of the sampling, where the runtime has one. lora: the name of a loaded adapter.
     """
 
     prompt: str | None = None
@@ -85,6 +85,7 @@ class Request:
     keep_history: bool = False
     enable_thinking: bool = False
     seed: int | None = None
+    lora: str | None = None
 
 
 def encode_text(text: str, what: str = "prompt") -> bytes:

@@ -113,12 +113,21 @@ def make_run_input(
     made.infer.mode = mode
     if abi.has("RKLLMInferParam", "keep_history"):
         made.infer.keep_history = int(request.keep_history)
+    if request.lora is not None:
+        lora = abi.RKLLMLoraParam(encode_text(request.lora, "name of the LoRA adapter"))
+        made.infer.lora_params = ctypes.pointer(lora)
+        made.keep.append(lora)
     if abi.RKLLMSamplingParam is not None:
         own = abi.RKLLMSamplingParam(**{name: getattr(sampling, name) for name in SAMPLING_FIELDS})
         made.infer.sampling_params = ctypes.pointer(own)
         made.infer.max_new_tokens = max_new
         made.keep.append(own)
     return made
+
+
+def make_lora(abi: Abi, file: bytes, name: bytes, scale: float) -> Any:
+    """The struct that names an adapter's file; the caller keeps it and its bytes alive for the call."""
+    return abi.RKLLMLoraAdapter(lora_adapter_path=file, lora_adapter_name=name, scale=scale)
 
 
 def _fill_images(made: RunInput, request: Request, images: NDArray[np.float32], abi: Abi, tags: ImageTags) -> None:

@@ -1,0 +1,305 @@
+"""OpenAI's protocol: /v1/chat/completions, /v1/completions, /v1/models. Pictures are image_url parts.
+
+A figure that the runtime does not give is null: `usage` as a whole. What cannot be done is refused in words rather than
+left out: several choices, log probabilities, tools. The fields of RunOptions that OpenAI lacks are taken too.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from starlette.responses import JSONResponse, Response
+
+from vlm import Answer, ImagePart, Question, Reply, TextPart, Turn
+from vlm.errors import RkvlmError
+from vlm.options import Sampling
+from vlm.server import limits
+from vlm.server.bridge import Streamed, begun, whole
+from vlm.server.errors import Problem, problem
+from vlm.server.images import from_url
+from vlm.server.sampling import with_sampling
+from vlm.server.service import Service, service_of
+
+router = APIRouter(tags=["OpenAI"])
+
+IGNORED = {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
+"""Fields that say nothing about the answer."""
+OURS = set(Sampling.model_fields) - {"top_p", "temperature", "frequency_penalty", "presence_penalty"}
+"""Options that OpenAI has no name for."""
+REFUSED = {
+    "logit_bias": "Weights of single tokens",
+    "tools": "Tools",
+    "functions": "Functions",
+    "response_format": "A format of the answer",
+    "audio": "Sound",
+    "prediction": "A predicted answer",
+    "suffix": "A suffix",
+    "n": "More than one choice",
+    "best_of": "A choice among several answers",
+    "logprobs": "Log probabilities",
+    "top_logprobs": "Log probabilities",
+    "echo": "The question in the answer",
+}
+"""Fields that would change the answer and are not known here, in words."""
+
+HARMLESS: tuple[Any, ...] = (None, False, [], {}, {"type": "text"})
+"""Values of such fields that ask for nothing."""
+
+
+class ImageURL(BaseModel):
+    """Where a picture is. detail: taken and not used, a model sees every picture at one size."""
+
+    url: str
+    detail: str | None = None
+
+
+class ContentText(BaseModel):
+    """A part that is text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ContentImage(BaseModel):
+    """A part that is a picture."""
+
+    type: Literal["image_url"]
+    image_url: ImageURL | str
+
+
+Content = Annotated[ContentText | ContentImage, Field(discriminator="type")]
+
+
+class ChatMessage(BaseModel):
+    """One message."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Content]
+    name: str | None = None
+
+
+class StreamOptions(BaseModel):
+    """What a stream tells besides the answer."""
+
+    include_usage: bool | None = None
+
+
+class Asked(BaseModel):
+    """What both kinds of completion may say."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> Asked:
+        for name, value in (self.model_extra or {}).items():
+            if name in IGNORED | OURS or value in HARMLESS or (name in ("n", "best_of") and value == 1):
+                continue
+            if name in REFUSED:
+                raise ValueError(f"{REFUSED[name]} ({name}) cannot be had here; leave it out")
+            raise ValueError(f"there is no field {name!r:.60}")
+        return self
+
+
+class ChatRequest(Asked):
+    """A conversation to be continued."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "model": "demo",
+                "messages": [
+                    {"role": "user", "content": [{"type": "text", "text": "What do you know?"}]},
+                ],
+                "max_tokens": 50,
+            }
+        }
+    )
+
+    messages: list[ChatMessage]
+    max_completion_tokens: int | None = None
+
+
+class CompletionRequest(Asked):
+    """A question. It is asked in the model's chat template, as the only message."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"model": "demo", "prompt": "What do you know?"}})
+
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+
+
+@router.post("/v1/chat/completions")
+async def chat_completions(body: ChatRequest, request: Request) -> Response:
+    """Answer the last message of a conversation."""
+    service = service_of(request)
+    head = _head("chatcmpl", "chat.completion", service.check_model(body.model))
+    return await _answer(request, body, await chat_question(body, service), Chat(head))
+
+
+@router.post("/v1/completions")
+async def completions(body: CompletionRequest, request: Request) -> Response:
+    """Answer a question."""
+    service = service_of(request)
+    head = _head("cmpl", "text_completion", service.check_model(body.model))
+    prompt = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
+    question = Question((Turn("user", (TextPart(prompt),)),), _options(body, body.max_tokens, service))
+    return await _answer(request, body, question, Text(head))
+
+
+@router.get("/v1/models")
+async def models(request: Request) -> dict[str, Any]:
+    """The model that this service has."""
+    service = service_of(request)
+    return {"object": "list", "data": [_model(service)]}
+
+
+@router.get("/v1/models/{name}")
+async def model(name: str, request: Request) -> dict[str, Any]:
+    """The model of that name."""
+    service = service_of(request)
+    service.check_model(name)
+    return _model(service)
+
+
+async def chat_question(body: ChatRequest, service: Service) -> Question:
+    """The question that a request asks. Raises RequestError, ImageError."""
+    turns = [await turn_of(message, service) for message in body.messages]
+    most = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
+    return Question(tuple(turns), _options(body, most, service))
+
+
+async def turn_of(message: ChatMessage, service: Service) -> Turn:
+    """A message as a turn, its pictures read. Raises ImageError, PictureURLError."""
+    role = "system" if message.role == "developer" else message.role
+    if isinstance(message.content, str):
+        return Turn(role, (TextPart(message.content),))
+    parts: list[TextPart | ImagePart] = []
+    for part in message.content:
+        if isinstance(part, ContentText):
+            parts.append(TextPart(part.text))
+        else:
+            url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
+            parts.append(await from_url(url, service.settings, service.fetcher))
+    return Turn(role, tuple(parts))
+
+
+def error_of(problem: Problem) -> dict[str, Any]:
+    """An error in OpenAI's shape."""
+    kind = "invalid_request_error" if problem.status < 500 else "server_error"
+    code = {401: "invalid_api_key", 404: "model_not_found"}.get(problem.status, problem.kind)
+    return {"error": {"message": problem.message, "type": kind, "param": None, "code": code}}
+
+
+def usage_of(answer: Answer) -> dict[str, int] | None:
+    """The tokens of an answer, None where the runtime does not say."""
+    if answer.prompt_tokens is None or answer.tokens is None:
+        return None
+    total = answer.prompt_tokens + answer.tokens
+    return {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.tokens, "total_tokens": total}
+
+
+class Chat:
+    """Answers as chat completions."""
+
+    def __init__(self, head: dict[str, Any]) -> None:
+        self._head = head
+
+    def whole(self, answer: Answer) -> dict[str, Any]:
+        """A complete answer."""
+        message = {"role": "assistant", "content": answer.text, "refusal": None}
+        return {**self._head, "choices": [_choice(answer.finish_reason, message=message)], "usage": usage_of(answer)}
+
+    def chunk(self, piece: str | None, finish: str | None = None) -> dict[str, Any]:
+        """A piece of an answer, or its end."""
+        delta = {} if piece is None else {"role": "assistant", "content": piece}
+        return {**self._head, "object": "chat.completion.chunk", "choices": [_choice(finish, delta=delta)]}
+
+    def usage(self, answer: Answer) -> dict[str, Any]:
+        """The chunk that tells what a stream took."""
+        return {**self._head, "object": "chat.completion.chunk", "choices": [], "usage": usage_of(answer)}
+
+
+class Text(Chat):
+    """Answers as text completions."""
+
+    def whole(self, answer: Answer) -> dict[str, Any]:
+        """A complete answer."""
+        choices = [_choice(answer.finish_reason, text=answer.text)]
+        return {**self._head, "choices": choices, "usage": usage_of(answer)}
+
+    def chunk(self, piece: str | None, finish: str | None = None) -> dict[str, Any]:
+        """A piece of an answer, or its end."""
+        return {**self._head, "choices": [_choice(finish, text=piece or "")]}
+
+    def usage(self, answer: Answer) -> dict[str, Any]:
+        """The chunk that tells what a stream took."""
+        return {**self._head, "choices": [], "usage": usage_of(answer)}
+
+
+async def _answer(request: Request, body: Asked, question: Question, shape: Chat) -> Response:
+    reply = service_of(request).ask(request, question)
+    if not body.stream:
+        return JSONResponse(shape.whole(await whole(request, reply)))
+    with_usage = bool(body.stream_options and body.stream_options.include_usage)
+    told = await begun(request, reply)
+    return Streamed(reply, _events(told, reply, shape, with_usage), "text/event-stream")
+
+
+async def _events(told: AsyncIterator[list[str]], reply: Reply, shape: Chat, with_usage: bool) -> AsyncIterator[bytes]:
+    try:
+        async for batch in told:
+            yield b"".join(_event(shape.chunk(piece)) for piece in batch)
+        answer = reply.answer
+        end = _event(shape.chunk(None, answer.finish_reason))
+        usage = _event(shape.usage(answer)) if with_usage else b""
+        yield end + usage + b"data: [DONE]\n\n"
+    except RkvlmError as exc:
+        yield _event(error_of(problem(exc)))
+
+
+def _event(data: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+
+
+def _choice(finish: str | None, **content: Any) -> dict[str, Any]:
+    return {"index": 0, **content, "logprobs": None, "finish_reason": finish}
+
+
+def _head(prefix: str, kind: str, name: str) -> dict[str, Any]:
+    return {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": name}
+
+
+def _model(service: Service) -> dict[str, Any]:
+    return {"id": service.model.name, "object": "model", "created": service.started, "owned_by": "rkvlm"}
+
+
+def _options(body: Asked, most: int | None, service: Service) -> dict[str, Any]:
+    """The options that a request gives, in our names. Raises OptionError."""
+    named = {
+        "max_new_tokens": most,
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "frequency_penalty": body.frequency_penalty,
+        "presence_penalty": body.presence_penalty,
+        "seed": body.seed,
+        "stop": [body.stop] if isinstance(body.stop, str) else body.stop,
+        **{name: value for name, value in (body.model_extra or {}).items() if name in OURS},
+    }
+    given = {name: value for name, value in named.items() if value is not None}
+    return limits.options(with_sampling(given, service.model.options), service.settings)
