@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hypothesis
 import pytest
+import requests
 import schemathesis
 from hypothesis import HealthCheck
 from schemathesis.checks import not_a_server_error
@@ -14,7 +15,7 @@ ORDINARY, SLOW = 100, 2000
 
 def try_all(served: Served, cases: int) -> None:
     schema = schemathesis.openapi.from_url(served.url + "/openapi.json")
-    tried = 0
+    tried, session = 0, requests.Session()
     for result in schema.get_all_operations():
         operation = result.ok()
         if operation.method == "get" and "{" not in operation.path:
@@ -23,10 +24,11 @@ def try_all(served: Served, cases: int) -> None:
         @hypothesis.given(case=operation.as_strategy())
         @hypothesis.settings(max_examples=cases, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         def send(case: schemathesis.Case) -> None:
-            case.call_and_validate(checks=[not_a_server_error], timeout=60)
+            case.call_and_validate(checks=[not_a_server_error], session=session, timeout=60)
 
         send()
         tried += 1
+    session.close()
     assert tried >= 8
 
 

@@ -80,7 +80,11 @@ def _protocol(settings: ServeSettings) -> type[H11Protocol]:
             super().connection_made(transport)
             if len(self.connections) > settings.max_connections:
                 transport.abort()
-            self.loop.call_later(settings.body_timeout_s, self._close_if_silent)
+            self._silence = self.loop.call_later(settings.body_timeout_s, self._close_if_silent)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._silence.cancel()  # it would hold the connection and the last request's pictures until then
+            super().connection_lost(exc)
 
         def _close_if_silent(self) -> None:
             if self.cycle is None and not self.transport.is_closing():
