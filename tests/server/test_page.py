@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 
+import pytest
 from page_rig import HEARTS, KEY, LIGHT, STAR, Visit, picture
 from playwright.sync_api import Route, expect
 from sample_pictures import TRUTH
@@ -169,12 +170,20 @@ def test_a_busy_server_and_a_lost_one(visit: Visit) -> None:
     expect(me.page.get_by_role("article")).to_have_count(1)
 
 
-def test_a_picture_larger_than_the_server_takes(visit: Visit) -> None:
+@pytest.mark.parametrize(
+    ("limit", "most", "why"),
+    [
+        ("image_bytes", 15_000, "because the file is larger than the server takes"),
+        ("pixels", 200_000, "a JPEG of 512 × 366, because it has more pixels than the server takes"),  # noqa: RUF001
+    ],
+)
+def test_a_picture_larger_than_the_server_takes(visit: Visit, limit: str, most: int, why: str) -> None:
     me = visit()
 
     def less(route: Route) -> None:
         told = route.fetch().json()
-        told["limits"]["image_bytes"] = 15_000
+        assert told["limits"][limit] > most
+        told["limits"][limit] = most
         route.fulfill(json=told)
 
     me.page.route("**/v1/info", less)
@@ -182,8 +191,8 @@ def test_a_picture_larger_than_the_server_takes(visit: Visit) -> None:
     large = picture("photo-sized.jpg")
     assert len(large) > 15_000
     me.choose("photo-sized.jpg")
-    assert me.asked("How many shapes are there?")
-    expect(me.tiles).to_contain_text("because the file is larger than the server takes")
+    assert me.asked("How many shapes are there?") == "There are two shapes."
+    expect(me.tiles).to_contain_text(why)
     (question,) = me.sent()
     assert question["image"] != hashlib.sha256(large).hexdigest()
     assert int(question["image_bytes"]) <= 15_000

@@ -72,6 +72,7 @@ class Service:
             "limits": {
                 "images": settings.max_images,
                 "image_bytes": settings.max_image_bytes,
+                "pixels": settings.max_pixels,
                 "body_bytes": settings.max_body_bytes,
                 "prompt_chars": settings.max_prompt_chars,
                 "new_tokens": settings.max_answer_tokens,

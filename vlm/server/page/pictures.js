@@ -37,35 +37,37 @@ async function shown(url) {
 }
 
 /**
- * The pictures as they will be sent: as they are, unless one is over `image_bytes`, they are over `body_bytes`
- * together, or one is of a kind that this browser shows and the server does not read (HEIC in Safari). Such a one is
- * drawn anew as a JPEG and says so in `note`.
+ * The pictures as they will be sent: as they are, unless one is over `image_bytes` or `pixels`, they are over
+ * `body_bytes` together, or one is of a kind that this browser shows and the server does not read (HEIC in Safari).
+ * Such a one is drawn anew as a JPEG and says so in `note`.
  */
-export async function fitted(pictures, { image_bytes: most, body_bytes: body }) {
+export async function fitted(pictures, { image_bytes: most, body_bytes: body, pixels }) {
   const room = body - FORM_BYTES;
   const tight = pictures.reduce((sum, { blob }) => sum + blob.size, 0) > room;
   const share = tight ? Math.min(most, room / pictures.length) : most;
   return Promise.all(
     pictures.map((picture) => {
-      const why = reason(picture, share);
-      return why ? redrawn(picture, share, why) : picture;
+      const why = reason(picture, share, pixels);
+      return why ? redrawn(picture, share, pixels, why) : picture;
     }),
   );
 }
 
 /** Why a picture cannot be sent as it is; null if it can, or if this browser cannot draw it: the server will say. */
-function reason({ blob, width }, bytes) {
+function reason({ blob, width, height }, bytes, pixels) {
   if (width === null) return null;
+  if (width * height > pixels) return "it has more pixels than the server takes";
   if (blob.size > bytes) return "the file is larger than the server takes";
   if (blob.type && !READ.includes(blob.type)) return "the server does not read this kind of file";
   return null;
 }
 
-async function redrawn(picture, bytes, why) {
+async function redrawn(picture, bytes, pixels, why) {
   const image = await shown(picture.url);
   const longest = Math.max(picture.width, picture.height);
   for (const side of SIDES.filter((side, at) => at === 0 || side < longest)) {
     const canvas = scaled(image, side);
+    if (canvas.width * canvas.height > pixels) continue;
     const blob = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.9));
     if (blob && blob.size <= bytes) {
       const note = `sent as a JPEG of ${canvas.width} × ${canvas.height}, because ${why}.`;
