@@ -30,7 +30,10 @@
     │   ├── RunTimeoutError             a run did not come back
     │   ├── ModelBusyError              a second run on a handle
     │   └── ModelClosedError            used after close()
-    └── NotSupportedByRuntime           this release has no such function                exit 8
+    ├── NotSupportedByRuntime           this release has no such function                exit 8
+    └── ConversionError                 a model could not be converted for the NPU       exit 9
+        ├── ConverterError              the converter is missing, or cannot be made here
+        └── AccuracyError               what was built answers otherwise than its original
 
 Surfaces take the exit code and the HTTP status from the class, never from the text.
 """
@@ -49,7 +52,10 @@ from encoders.errors import (
 )
 
 __all__ = [
+    "AccuracyError",
     "ContextTooLongError",
+    "ConversionError",
+    "ConverterError",
     "DriverTooOldError",
     "EmbeddingError",
     "EncoderError",
@@ -202,3 +208,17 @@ class NotSupportedByRuntime(RkvlmError):
         advice = f"it needs {first} or newer" if first else "no release known to rkvlm has it"
         super().__init__(f"{what} is not supported by RKLLM runtime {release}; {advice}.")
         self.what, self.release, self.first = what, release, first
+
+
+class ConversionError(RkvlmError):
+    """A model could not be converted for the NPU; the message says what the vendor's toolkit said."""
+
+    exit_code = 9
+
+
+class ConverterError(ConversionError):
+    """The converter's environment is missing or incomplete, or cannot be made on this machine."""
+
+
+class AccuracyError(ConversionError):
+    """What was built gives something else than the file that it was built from; it was not kept."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from vlm.errors import EncoderFileError, ModelLoadError, ProfileError
+from vlm.npu import find_soc
 from vlm.profile import FilePart, Profile, Side, list_profiles, load_profile
 from vlm.resources import demo_dir
 from vlm.settings import Settings, load_settings
@@ -49,7 +50,7 @@ def locate(
 
     Raises ProfileError, EncoderFileError or ModelLoadError, each saying where it looked.
     """
-    profile, directory = _profile_of(model if model is not None else settings.model or DEFAULT_MODEL, settings)
+    profile, directory = profile_of(model if model is not None else settings.model or DEFAULT_MODEL, settings)
     found_encoder = _given(encoder, "encoder") if encoder is not None else None
     found_llm = _given(llm, "llm") if llm is not None else None
     if found_encoder is None and pictures:
@@ -103,8 +104,8 @@ def _info(profile: Profile, directory: Path) -> ModelInfo:
     return ModelInfo(*about, directory, found["encoder"], found["llm"], wanted)
 
 
-def _profile_of(model: str | Path, settings: Settings) -> tuple[Profile, Path]:
-    """Return the profile that `model` names, and the directory to look for files in."""
+def profile_of(model: str | Path, settings: Settings) -> tuple[Profile, Path]:
+    """Return the profile that `model` names, and the directory to look for files in. Raises ProfileError."""
     path = Path(model).expanduser()
     if path.is_dir():
         own = path / PROFILE_FILE
@@ -120,12 +121,16 @@ def _home(profile: Profile, settings: Settings) -> Path:
 
 
 def _in_directory(profile: Profile, directory: Path, part: FilePart) -> Path:
-    """Return the file of the host or of the board, whichever is there; the host's where both are."""
+    """Return the file of this side, a board or a PC; where there is none, the other side's.
+
+    So a board takes its own encoder and, where a model has no .rkllm, the PC's language model.
+    """
     problems = []
-    sides: tuple[Side, ...] = ("host", "board")
+    soc = find_soc()
+    sides: tuple[Side, ...] = ("board", "host") if soc else ("host", "board")
     for side in sides:
         try:
-            return profile.find_file(directory, part, side)
+            return profile.find_file(directory, part, side, soc=soc.name if soc else None)
         except ProfileError as exc:
             problems.append(str(exc))
     raise ProfileError(" ".join(dict.fromkeys(problems)))

@@ -23,6 +23,9 @@ class Settings(BaseSettings):
         default=Path("~/.local/share/rkvlm/models"),
         description="Where model directories are looked for by profile name.",
     )
+    converter_dir: Path = Field(
+        default=Path("~/.local/share/rkvlm/converter"), description="Where `vlm convert setup` puts the converter."
+    )
     rkllm_lib: Path | None = Field(default=None, description="librkllmrt.so, or the directory it lies in.")
     rkllm_release: str | None = Field(
         default=None, description="Release of librkllmrt.so, where its file does not say it."

@@ -9,7 +9,7 @@ import sys
 import typer
 
 from vlm import __version__
-from vlm.cli import bench, chat, describe, models
+from vlm.cli import bench, chat, convert, describe, models
 from vlm.errors import RkvlmError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("describe")(describe.describe)
 app.command("chat")(chat.chat)
 app.command("models")(models.models)
+app.add_typer(convert.app, name="convert")
 app.add_typer(bench.app, name="bench")
 
 

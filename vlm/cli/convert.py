@@ -1,0 +1,117 @@
+"""`vlm convert`: files for a board, made on a PC with the vendor's tools."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from vlm.cli.options import Model
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from vlm.convert.vision import Built
+
+app = typer.Typer(help="Make the files that a board wants, on a PC.", no_args_is_help=True)
+Directory = Annotated[
+    Path | None, typer.Option("--dir", help="Where the converter lies; VLM_CONVERTER_DIR if not given.")
+]
+
+
+@app.command()
+def setup(
+    directory: Directory = None,
+    python: Annotated[
+        str | None,
+        typer.Option(help="Python to make it with, 3.10 to 3.12; this one, or one on the PATH, if not given."),
+    ] = None,
+    torch: Annotated[
+        str | None, typer.Option(help="PyTorch as pip takes it, a requirement or a wheel; a CPU-only one if not given.")
+    ] = None,
+    torch_index: Annotated[
+        str | None, typer.Option(help="Address of a package index that has it, besides those pip is configured for.")
+    ] = None,
+) -> None:
+    """Make the converter: rknn-toolkit2 in an environment of its own (1.5 GB, of which 400 MB are loaded).
+
+    The vendor's wheels need Linux on x86-64 or aarch64, and Python 3.10, 3.11 or 3.12. What pip is told in its own
+    configuration (indexes, proxies) holds here too. Run again, it completes what was interrupted.
+    """
+    from rich.console import Console
+
+    from vlm.convert import environment
+
+    with Console(stderr=True).status("") as status:
+
+        def say(step: str) -> None:
+            status.console.print(f"- {step}")
+            status.update(step)
+
+        made = environment.setup(directory, python=python, torch=torch, torch_index=torch_index, say=say)
+    print(f"The converter in {made.directory} is ready: rknn-toolkit2 {made.toolkit}, PyTorch {made.torch}.")
+    if made.cuda is not None:
+        print(f"Its PyTorch is built for CUDA {made.cuda}, which is not needed; --torch names a CPU-only one.")
+
+
+@app.command()
+def vision(
+    *,
+    model: Model = None,
+    onnx: Annotated[Path | None, typer.Option(help="The encoder's ONNX file; the model's own if not given.")] = None,
+    target: Annotated[list[str], typer.Option(help="SoC to build for, or all; may be repeated.")] = ["all"],  # noqa: B006
+    dtype: Annotated[Literal["fp16", "int8"], typer.Option(help="What the NPU computes with.")] = "fp16",
+    calibration: Annotated[
+        Path | None, typer.Option(help="Folder of pictures to quantise with; int8 needs it.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the .rknn files go.")] = Path(),
+    pictures: Annotated[Path | None, typer.Option(help="Folder of pictures to compare on, the first 20.")] = None,
+    ask: Annotated[
+        str | None, typer.Option(help="A question that the model must answer alike from both embeddings.")
+    ] = None,
+    least: Annotated[
+        float | None, typer.Option(min=-1, max=1, help="Cosine to reach; 0.999 for fp16, 0.99 for int8 if not given.")
+    ] = None,
+    directory: Directory = None,
+) -> None:
+    """Build .rknn files of a vision encoder, each compared with the ONNX file in the toolkit's simulator.
+
+    Size, mean and std come from the model's profile. A file that does not compare well is not kept. Example:
+    vlm convert vision --model demo --target rk3588 --pictures photos
+    """
+    from rich.console import Console
+
+    from vlm.convert import environment
+    from vlm.convert.vision import VisionJob, convert_vision, refuse_what_was_not_kept
+
+    job = VisionJob(model, onnx, target, dtype, calibration, out, pictures, ask, least)
+    with Console(stderr=True).status("") as status:
+        builds = list(convert_vision(job, environment.open_converter(directory), status.update))
+    Console().print(comparison_table(builds))
+    for built in builds:
+        if built.kept:
+            print(f"{built.file}: {built.dtype} for {built.target}, {built.file.stat().st_size / 1e6:.2f} MB")
+    refuse_what_was_not_kept(builds)
+
+
+def comparison_table(builds: Sequence[Built]) -> Table:
+    """A row for each picture, a column for each build: its cosine, and whether the answers are the same."""
+    from rich.table import Table
+
+    title = f"simulated by rknn-toolkit2 {builds[0].toolkit}, beside ONNX Runtime"
+    table = Table("cosine", *(f"{built.dtype} {built.target}" for built in builds), box=None, title=title)
+    for row in zip(*(built.comparisons for built in builds), strict=True):
+        cells = [f"{each.cosine:.7f}{_said(each.answers)}" for each in row]
+        table.add_row(row[0].picture, *cells)
+    table.add_section()
+    table.add_row("worst picture", *(f"{min(each.cosine for each in built.comparisons):.7f}" for built in builds))
+    table.add_row("worst token", *(f"{min(each.worst_token for each in built.comparisons):.7f}" for built in builds))
+    return table
+
+
+def _said(answers: tuple[str, str] | None) -> str:
+    if answers is None:
+        return ""
+    return " same" if answers[0] == answers[1] else " OTHER"
