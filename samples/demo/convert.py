@@ -65,7 +65,9 @@ def main() -> None:
         shipped = build(VisionJob("demo", out=folder, pictures=pictures, ask=QUESTION))
         refuse_what_was_not_kept(shipped)
         write_card(folder, shipped)
-        small = VisionJob("demo", dtype="int8", calibration=calibration, out=Path(name), pictures=pictures, ask=QUESTION)
+        small = VisionJob(
+            "demo", dtype="int8", calibration=calibration, out=Path(name), pictures=pictures, ask=QUESTION
+        )
         refuse_what_was_not_kept(build(small))
 
 

@@ -4,7 +4,9 @@ Runs in the converter's environment: `python authors.py JOB.json`, a job being
 
     {"make": model_type, "directory": where to}
     {"generate": directory, "asks": [{"ids": [...], "pixels": file.npy}, ...], "mean": [...], "std": [...], "count": 32,
-     "reply": where [[ids], ...] go}
+     "answers": where [[ids], ...] go}
+
+The job's "reply" is told that it worked.
 
 pixels: uint8 (images, height, width, 3), as the encoder is given them.
 """
@@ -28,7 +30,13 @@ IMAGE = 290  # the content tag's id in tests/convert/tiny_words.py
 
 
 def qwen(kind: str) -> dict[str, Any]:
-    eyes: dict[str, Any] = {"depth": 4, "num_heads": 2, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    eyes: dict[str, Any] = {
+        "depth": 4,
+        "num_heads": 2,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
     if kind == "qwen2_vl":
         eyes |= {"embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2}
     elif kind == "qwen2_5_vl":
@@ -108,7 +116,8 @@ def main(job: dict[str, Any]) -> None:
     if "make" in job:
         make(job["make"], Path(job["directory"]))
     else:
-        Path(job["reply"]).write_text(json.dumps(generate(job)))
+        Path(job["answers"]).write_text(json.dumps(generate(job)))
+    Path(job["reply"]).write_text("{}")
 
 
 if __name__ == "__main__":

@@ -96,6 +96,62 @@ def vision(
     refuse_what_was_not_kept(builds)
 
 
+Source = Annotated[
+    Path,
+    typer.Option("--from", help="Directory of the authors' model: config.json, weights, tokenizer.json."),
+]
+ProfileName = Annotated[str, typer.Argument(metavar="PROFILE", help="The model's profile, a name or a file.")]
+Out = Annotated[Path, typer.Option(help="Where the files go.")]
+
+
+@app.command()
+def export(profile: ProfileName, source: Source, out: Out = Path(), directory: Directory = None) -> None:
+    """Export a model's vision tower to ONNX, at the size of its profile: what `vlm convert vision` builds from.
+
+    The model is one that transformers loads: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, InternVL, Janus, Idefics3, SmolVLM.
+    Example: vlm convert export qwen2-vl-2b --from Qwen2-VL-2B-Instruct
+    """
+    _export("vision", profile, source, out, directory)
+
+
+@app.command()
+def host(
+    profile: ProfileName,
+    source: Source,
+    out: Out = Path(),
+    weights: Annotated[
+        Literal["fp32", "fp16", "int8", "int4"], typer.Option(help="How the weights are stored.")
+    ] = "fp16",
+    directory: Directory = None,
+) -> None:
+    """Export a model's language model to ONNX, with its tokenizer: what runs on a PC beside its encoder.
+
+    Together with the encoder of `vlm convert export` in the same directory, `vlm describe --model` runs it.
+    """
+    _export("words", profile, source, out, directory, weights)
+
+
+def _export(
+    part: Literal["vision", "words"],
+    profile: str,
+    source: Path,
+    out: Path,
+    directory: Path | None,
+    weights: Literal["fp32", "fp16", "int8", "int4"] = "fp16",
+) -> None:
+    from rich.console import Console
+
+    from vlm.convert import environment
+    from vlm.convert.export import ExportJob, export
+
+    converter = environment.open_converter(directory)
+    with Console(stderr=True).status(f"exporting the {part} of {source.name}"):
+        done = export(ExportJob(part, profile, source, out, weights), converter)
+    for file in done.files:
+        print(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
+    print(f"ONNX Runtime beside PyTorch: cosine {done.cosine:.7f}, largest difference {done.difference:.2g}")
+
+
 def comparison_table(builds: Sequence[Built]) -> Table:
     """A row for each picture, a column for each build: its cosine, and whether the answers are the same."""
     from rich.table import Table

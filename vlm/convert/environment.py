@@ -34,6 +34,9 @@ REQUIREMENTS: Final = (
     "tqdm",
     "fast-histogram",
     "opencv-python-headless",
+    "transformers>=5.20",
+    "onnx-ir",  # for int4
+    "pillow",
 )
 # By machine. The "+cpu" keeps pip from taking the build for CUDA, several gigabytes, where it finds no other; builds
 # for aarch64 have no such suffix.
@@ -44,7 +47,7 @@ PROMPT = "rkvlm-converter"
 LOG = "setup.log"
 
 _CHECK = """
-import json, torch, onnx, onnxruntime
+import json, torch, onnx, onnxruntime, transformers
 from importlib.metadata import version
 from rknn.api import RKNN
 print(json.dumps({"toolkit": version("rknn-toolkit2"), "torch": torch.__version__, "cuda": torch.version.cuda}))

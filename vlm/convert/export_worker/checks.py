@@ -40,7 +40,8 @@ def compare(path: Path, feed: dict[str, Tensor], wanted: dict[str, Tensor]) -> d
     """What ONNX Runtime makes of `feed`, against `wanted`: the largest difference, and the smallest cosine."""
     session = onnxruntime.InferenceSession(str(path), _options(), providers=["CPUExecutionProvider"])
     made = session.run(list(wanted), {name: tensor.numpy() for name, tensor in feed.items()})
-    pairs = [(tensor.double().numpy().ravel(), got.astype(np.float64).ravel()) for tensor, got in zip(wanted.values(), made)]
+    both = zip(wanted.values(), made, strict=True)
+    pairs = [(tensor.double().numpy().ravel(), got.astype(np.float64).ravel()) for tensor, got in both]
     cosines = [float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))) for a, b in pairs]
     return {"difference": max(float(np.abs(a - b).max()) for a, b in pairs), "cosine": min(cosines)}
 

@@ -1,7 +1,7 @@
 """Vision towers with their projectors: normalised pixels (1, 3, height, width) to embeddings (1, tokens, width).
 
-The size is fixed, as a .rknn wants it, so that whatever depends on it only (the grid, position embeddings, rotary angles,
-windows) becomes a constant of the ONNX file.
+The size is fixed, as a .rknn wants it, so that whatever depends on it only (the grid, position embeddings, rotary
+angles, windows) becomes a constant of the ONNX file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class GridTower(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         patch, merge = self.patch, self.merge
         cells = pixels.reshape(3, self.rows // merge, merge, patch, self.columns // merge, merge, patch)
-        # To (row, column, row in cell, column in cell, channel, time, y, x): a picture is a film whose frames are alike.
+        # To (row, column, row in cell, column in cell, channel, time, y, x): a picture is a film of equal frames.
         cells = cells.permute(1, 4, 2, 5, 0, 3, 6).unsqueeze(5).expand(-1, -1, -1, -1, -1, self.times, -1, -1)
         patches = cells.reshape(self.rows * self.columns, 3 * self.times * patch * patch)
         out = self.visual(patches, grid_thw=self.grid, return_dict=True)
@@ -73,7 +73,9 @@ class FeatureTower(nn.Module):
         vision = model.config.vision_config
         sides = vision.image_size if isinstance(vision.image_size, (list, tuple)) else [vision.image_size] * 2
         if list(sides) != [height, width]:
-            raise Refused(f"This model takes pictures of {sides[0]} x {sides[1]} px only; the profile says {height} x {width}.")
+            raise Refused(
+                f"This model takes pictures of {sides[0]} x {sides[1]} px only; the profile says {height} x {width}."
+            )
         keys = ("vision_feature_layer", "vision_feature_select_strategy")
         self.more = {key: getattr(model.config, key) for key in keys if hasattr(model.config, key)}
 
@@ -85,7 +87,7 @@ TOWERS = {"grid": GridTower, "patches": PatchTower, "features": FeatureTower}
 
 
 def export_tower(family: Family, model: Any, out: Path, size: list[int], external_bytes: int) -> dict[str, Any]:
-    """Write vision_encoder.onnx and compare it with PyTorch on random pixels. Raises Refused for a size that fits not."""
+    """Write vision_encoder.onnx, and compare it with PyTorch on random pixels. Raises Refused for a wrong size."""
     height, width = size
     tower = TOWERS[family.tower](model, height, width).eval()
     generator = torch.Generator().manual_seed(0)

@@ -37,7 +37,9 @@ class Step(nn.Module):
             # A whole row is added, zero where there is no image: no positions have to be picked out.
             language._deepstack_process = lambda hidden, _, features: hidden + features
 
-    def forward(self, inputs_embeds: Tensor, attention_mask: Tensor, position_ids: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, inputs_embeds: Tensor, attention_mask: Tensor, position_ids: Tensor, *rest: Tensor
+    ) -> tuple[Tensor, ...]:
         deepstack, past = rest[: self.levels], rest[self.levels :]
         cache = DynamicCache(list(zip(past[0::2], past[1::2], strict=True)))
         before, now = past[0].shape[2], inputs_embeds.shape[1]
@@ -47,9 +49,8 @@ class Step(nn.Module):
         more: dict[str, Any] = {self.cache_name: cache}
         if self.levels:
             more |= {"deepstack_visual_embeds": list(deepstack), "visual_pos_masks": None}
-        out = self.language(
-            inputs_embeds=inputs_embeds, attention_mask=mask, position_ids=position_ids, use_cache=True, return_dict=True, **more
-        )  # fmt: skip
+        more |= {"attention_mask": mask, "position_ids": position_ids, "use_cache": True, "return_dict": True}
+        out = self.language(inputs_embeds=inputs_embeds, **more)
         grown = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
         return (self.head(out.last_hidden_state), *grown)
 
@@ -68,7 +69,10 @@ def export_words(
     step = Step(language, head, levels).eval()
     names, grid = Names(language.config, levels), family.tower == "grid"
     with torch.no_grad(), TemporaryDirectory(dir=out) as folder:
-        raw, table = Path(folder) / "decoder" / "decoder_model_merged.onnx", Path(folder) / "table" / "embed_tokens.onnx"
+        raw, table = (
+            Path(folder) / "decoder" / "decoder_model_merged.onnx",
+            Path(folder) / "table" / "embed_tokens.onnx",
+        )
         raw.parent.mkdir()
         table.parent.mkdir()
         torch.onnx.export(
