@@ -135,7 +135,10 @@ def test_version_and_help() -> None:
     assert vlm().returncode in (0, 2)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["describe", "--help"], ["chat", "--help"], ["models", "--help"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["describe", "--help"], ["chat", "--help"], ["models", "--help"], ["convert", "vision", "--help"]],
+)
 def test_help_is_light(words: list[str]) -> None:
     code = (
         "import sys\n"

@@ -31,7 +31,7 @@
     │   ├── ModelBusyError              a second run on a handle
     │   └── ModelClosedError            used after close()
     ├── NotSupportedByRuntime           this release has no such function                exit 8
-    └── ConversionError                 a model could not be converted for the NPU       exit 9
+    └── ConversionError                 a model could not be converted for the NPU       exit 11
         ├── ConverterError              the converter is missing, or cannot be made here
         └── AccuracyError               what was built answers otherwise than its original
 
@@ -213,7 +213,7 @@ class NotSupportedByRuntime(RkvlmError):
 class ConversionError(RkvlmError):
     """A model could not be converted for the NPU; the message says what the vendor's toolkit said."""
 
-    exit_code = 9
+    exit_code = 11
 
 
 class ConverterError(ConversionError):

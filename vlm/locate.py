@@ -50,7 +50,7 @@ def locate(
 
     Raises ProfileError, EncoderFileError or ModelLoadError, each saying where it looked.
     """
-    profile, directory = profile_of(model if model is not None else settings.model or DEFAULT_MODEL, settings)
+    profile, directory = find_profile(model, settings)
     found_encoder = _given(encoder, "encoder") if encoder is not None else None
     found_llm = _given(llm, "llm") if llm is not None else None
     if found_encoder is None and pictures:
@@ -58,6 +58,11 @@ def locate(
     if found_llm is None:
         found_llm = _in_directory(profile, directory, "llm")
     return Parts(profile, found_encoder, found_llm)
+
+
+def find_profile(model: str | Path | None, settings: Settings) -> tuple[Profile, Path]:
+    """The profile that `locate` would take, and the directory that its files are in. Raises ProfileError."""
+    return _profile_of(model if model is not None else settings.model or DEFAULT_MODEL, settings)
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,8 @@ def _info(profile: Profile, directory: Path) -> ModelInfo:
     return ModelInfo(*about, directory, found["encoder"], found["llm"], wanted)
 
 
-def profile_of(model: str | Path, settings: Settings) -> tuple[Profile, Path]:
-    """Return the profile that `model` names, and the directory to look for files in. Raises ProfileError."""
+def _profile_of(model: str | Path, settings: Settings) -> tuple[Profile, Path]:
+    """Return the profile that `model` names, and the directory to look for files in."""
     path = Path(model).expanduser()
     if path.is_dir():
         own = path / PROFILE_FILE

@@ -27,12 +27,22 @@ QUESTION = "Describe the picture."
 MARKS = "<!-- made from: written by samples/demo/convert.py -->", "<!-- /made from -->"
 
 
-def draw_pictures(folder: Path, count: int, seed: int) -> None:
-    """Pictures of the demo's world, of combinations that training never showed."""
-    folder.mkdir()
+def draw_pictures(folder: Path, count: int, seed: int) -> Path:
+    """Pictures of the demo's world in a folder, of combinations that training never showed."""
+    folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(seed)
     for number in range(count):
         cv2.imwrite(str(folder / f"drawn-{number:02}.png"), draw(random_scene(rng, held_out=True), rng)[..., ::-1])
+    return folder
+
+
+def sample_pictures(work: Path) -> Path:
+    """A folder of 20 pictures: the samples, and 8 drawn ones."""
+    folder = draw_pictures(work / "pictures", 8, seed=20)
+    for file in SAMPLES.iterdir():
+        if file.suffix in SUFFIXES:
+            shutil.copy(file, folder)
+    return folder
 
 
 def build(job: VisionJob) -> list[Built]:
@@ -56,19 +66,13 @@ def write_card(folder: Path, builds: list[Built]) -> None:
 def main() -> None:
     folder = Path(sys.argv[1])
     with TemporaryDirectory() as name:
-        pictures, calibration = Path(name) / "pictures", Path(name) / "calibration"
-        draw_pictures(pictures, 8, seed=20)
-        for file in SAMPLES.iterdir():
-            if file.suffix in SUFFIXES:
-                shutil.copy(file, pictures)
-        draw_pictures(calibration, 64, seed=21)
+        work = Path(name)
+        pictures, calibration = sample_pictures(work), draw_pictures(work / "calibration", 64, seed=21)
         shipped = build(VisionJob("demo", out=folder, pictures=pictures, ask=QUESTION))
         refuse_what_was_not_kept(shipped)
         write_card(folder, shipped)
-        small = VisionJob(
-            "demo", dtype="int8", calibration=calibration, out=Path(name), pictures=pictures, ask=QUESTION
-        )
-        refuse_what_was_not_kept(build(small))
+        int8 = build(VisionJob("demo", None, ["all"], "int8", calibration, work, pictures, QUESTION))
+        refuse_what_was_not_kept(int8)
 
 
 if __name__ == "__main__":

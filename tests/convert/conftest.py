@@ -1,23 +1,74 @@
-"""The converter that the tests share, made once and kept outside the checkout."""
+"""What the tests of the converter share: a real one, one made of stand-in wheels, the command line in this process."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import wheels
 
+from vlm.cli import main
 from vlm.convert.environment import Converter, setup
 from vlm.errors import ConverterError
 
+Run = Callable[..., tuple[int, str, str]]
+
+
+def pip_settings(folder: Path) -> dict[str, str]:
+    """Let pip look into one folder and nowhere else, whatever this machine's configuration says."""
+    return {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder)}
+
 
 @pytest.fixture(scope="session")
-def converter() -> Converter:
-    """The real one; making it loads 400 MB the first time."""
+def wheel_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every wheel that a converter needs, as stand-ins."""
+    return wheels.write_all(tmp_path_factory.mktemp("wheels") / "all")
+
+
+@pytest.fixture
+def pip_finds(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Say where pip looks for packages."""
+
+    def find(folder: Path) -> None:
+        for name, value in pip_settings(folder).items():
+            monkeypatch.setenv(name, value)
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def converter(wheel_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Converter:
+    """A converter, made as a user makes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in pip_settings(wheel_folder).items():
+            patch.setenv(name, value)
+        return setup(tmp_path_factory.mktemp("converter") / "made", torch="torch==2.13.0+cpu")
+
+
+@pytest.fixture(scope="session")
+def real_converter() -> Converter:
+    """rknn-toolkit2 itself, kept between runs outside the checkout; making it loads 400 MB the first time."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:
         return setup(base / "rkvlm-tests" / "converter")
     except ConverterError as exc:
         if os.environ.get("RKVLM_CONVERTER") == "required":
             raise
-        pytest.skip(f"the converter cannot be had here: {exc}")
+        pytest.skip(f"the converter cannot be had here, so that nothing was built with it: {exc}")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """`vlm WORDS`: the exit code, and what went to stdout and stderr."""
+
+    def command(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["vlm", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return command

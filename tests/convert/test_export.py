@@ -64,17 +64,17 @@ class Authors:
 
 
 @pytest.fixture(scope="module")
-def models(converter: Converter, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Authors]:
+def models() -> dict[str, Authors]:
     return {}
 
 
 @pytest.fixture
 def authors(
-    kind: str, converter: Converter, models: dict[str, Authors], tmp_path_factory: pytest.TempPathFactory
+    kind: str, real_converter: Converter, models: dict[str, Authors], tmp_path_factory: pytest.TempPathFactory
 ) -> Authors:
     """The model of a kind with its files, exported once."""
     if kind not in models:
-        made = Authors(kind, converter, tmp_path_factory.mktemp(kind))
+        made = Authors(kind, real_converter, tmp_path_factory.mktemp(kind))
         made.run(make=kind, directory=str(made.model))
         write(kind, made.model, made.out)
         made.exported = {part: made.export(part, weights="fp32") for part in ("vision", "words")}
@@ -176,14 +176,14 @@ def test_a_profile_that_does_not_fit_the_model(
     assert {file.suffix for file in (tmp_path / "out").iterdir()} <= {".log"}
 
 
-def test_models_that_cannot_be_exported(converter: Converter, tmp_path: Path) -> None:
+def test_models_that_cannot_be_exported(real_converter: Converter, tmp_path: Path) -> None:
     job = ExportJob("words", "qwen2-vl-2b", tmp_path / "model", tmp_path / "out")
     with pytest.raises(OptionError, match=r"has no config\.json"):
-        export(job, converter)
+        export(job, real_converter)
     job.source.mkdir()
     (job.source / "config.json").write_text('{"model_type": "minicpmv"}')
     with pytest.raises(ConversionError, match="'minicpmv' is not one of qwen2_vl"):
-        export(job, converter)
+        export(job, real_converter)
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -62,7 +62,7 @@ def vision(
     model: Model = None,
     onnx: Annotated[Path | None, typer.Option(help="The encoder's ONNX file; the model's own if not given.")] = None,
     target: Annotated[list[str], typer.Option(help="SoC to build for, or all; may be repeated.")] = ["all"],  # noqa: B006
-    dtype: Annotated[Literal["fp16", "int8"], typer.Option(help="What the NPU computes with.")] = "fp16",
+    dtype: Annotated[str, typer.Option(help="What the NPU computes with: fp16 or int8.")] = "fp16",
     calibration: Annotated[
         Path | None, typer.Option(help="Folder of pictures to quantise with; int8 needs it.")
     ] = None,

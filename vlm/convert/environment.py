@@ -45,6 +45,7 @@ PYTHONS: Final = ((3, 10), (3, 11), (3, 12))
 ABOUT = "rkvlm-converter.json"
 PROMPT = "rkvlm-converter"
 LOG = "setup.log"
+LOG_OF_WORKER = "worker.log"
 
 _CHECK = """
 import json, torch, onnx, onnxruntime, transformers
@@ -66,33 +67,37 @@ class Converter:
     torch: str
     cuda: str | None
 
-    def run(self, worker: Path, job: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Run a worker script on a job, and return its reply.
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return _python_of(self.directory)
 
-        worker: a file that imports nothing of rkvlm; it reads the job from the JSON file it is given, writes its reply
-        to the job's "reply", and exits with 0. folder: for those two files, and for worker.log, where what the vendor's
-        tools print goes. Raises ConversionError with the worker's own reason, or the end of the log.
-        """
-        job_file, reply_file, log = folder / "job.json", folder / "reply.json", folder / "worker.log"
-        job_file.write_text(json.dumps({**job, "reply": str(reply_file)}), encoding="utf-8")
-        reply_file.unlink(missing_ok=True)
-        # What the toolkit leaves uninitialised in the file that it writes is old memory of its process; so it is zeros.
-        environment = {**os.environ, "MALLOC_PERTURB_": "255"}
-        with log.open("wb") as output:
-            command = [str(_python_of(self.directory)), "-I", str(worker), str(job_file)]
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=folder,
-                env=environment,
-                check=False,
-            )
-        reply: dict[str, Any] = json.loads(reply_file.read_text(encoding="utf-8")) if reply_file.exists() else {}
-        if done.returncode != 0 or "error" in reply:
-            raise ConversionError(reply.get("error") or _ended(done.returncode, log))
-        return reply
+    def run(self, worker: Path, job: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """Run a worker script in it: see `run_worker`."""
+        return run_worker(self.python, worker, job, folder)
+
+
+def run_worker(python: Path, worker: Path, job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Run a worker script on a job with some Python, and return its reply.
+
+    worker: a file that imports nothing of rkvlm; it reads the job from the JSON file it is given, writes its reply to
+    the job's "reply", and exits with 0. folder: for those two files, and for worker.log, where what the vendor's tools
+    print goes. Raises ConversionError with the worker's own reason, or the end of the log.
+    """
+    job_file, reply_file, log = folder / "job.json", folder / "reply.json", folder / LOG_OF_WORKER
+    job_file.write_text(json.dumps({**job, "reply": str(reply_file)}), encoding="utf-8")
+    reply_file.unlink(missing_ok=True)
+    # What the toolkit leaves uninitialised in the file that it writes is old memory of its process; so it is zeros.
+    environment = {**os.environ, "MALLOC_PERTURB_": "255"}
+    with log.open("wb") as output:
+        command = [str(python), "-I", str(worker), str(job_file)]
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder, env=environment, check=False
+        )
+    reply: dict[str, Any] = json.loads(reply_file.read_text(encoding="utf-8")) if reply_file.exists() else {}
+    if done.returncode != 0 or "error" in reply:
+        raise ConversionError(reply.get("error") or _ended(done.returncode, log))
+    return reply
 
 
 def open_converter(directory: Path | None = None) -> Converter:
@@ -252,12 +257,19 @@ def _pip(directory: Path, words: Sequence[str], log: Path) -> None:
         start = output.tell()
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, check=False)
     if done.returncode != 0:
-        said = log.read_bytes()[start:].decode("utf-8", "replace").splitlines()
-        reasons = [line for line in said if line.startswith("ERROR:")] or said[-3:]
+        said = log.read_bytes()[start:].decode("utf-8", "replace")
         raise ConverterError(
-            f"pip could not install {' '.join(words)}: {' '.join(reasons)[:600]} (its whole log: {log}). Once it can, "
+            f"pip could not install {' '.join(words)}: {_pip_says(said)} (its whole log: {log}). Once it can, "
             "run `vlm convert setup` again: it goes on from there."
         )
+
+
+def _pip_says(output: str) -> str:
+    """What pip says went wrong: the last connection that broke, and its errors without lists of versions."""
+    lines = output.splitlines()
+    broken = [line for line in lines if line.startswith("WARNING: Retrying")][-1:]
+    errors = [line for line in lines if line.startswith("ERROR:")] or lines[-3:]
+    return re.sub(r" \(from versions: \d[^)]*\)", "", " ".join([*broken, *errors]))[:800]
 
 
 def _torch_advice(wanted: str) -> str:

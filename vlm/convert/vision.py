@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +23,12 @@ from encoders import ImageEmbedding, VisionSpec, fit_image, load_image, open_enc
 from vlm.convert.environment import Converter
 from vlm.errors import AccuracyError, ConversionError, OptionError
 from vlm.keys import did_you_mean
-from vlm.locate import DEFAULT_MODEL, profile_of
+from vlm.locate import find_profile
 from vlm.npu import SOCS
 from vlm.settings import load_settings
 
-Dtype = Literal["fp16", "int8"]
 # Below this cosine a build is refused, unless another bound is asked for.
-LEAST: Final[dict[Dtype, float]] = {"fp16": 0.999, "int8": 0.99}
+LEAST: Final = {"fp16": 0.999, "int8": 0.99}
 MOST_PICTURES: Final = 20
 WORKER = Path(__file__).with_name("vision_worker.py")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -40,15 +39,16 @@ class VisionJob:
     """What to convert.
 
     model: as `vlm.load` takes it. onnx: the encoder's file; None takes the model's own. targets: names of SoCs, or
-    "all". calibration: a folder of pictures, for int8 and only then. out: where the .rknn files go. pictures: a folder
-    to compare on, the first 20; None takes those of the calibration, or makes some up. ask: a question that the
-    model must answer alike from both embeddings; None asks nothing. least: the cosine that every picture must reach.
+    "all". dtype: "fp16" or "int8". calibration: a folder of pictures, for int8 and only then. out: where the files go.
+    pictures: a folder to compare on, the first 20; None takes those of the calibration, or makes some up. ask: a
+    question that the model must answer alike from both embeddings; None asks nothing. least: the cosine that every
+    picture must reach.
     """
 
     model: str | Path | None = None
     onnx: Path | None = None
     targets: Sequence[str] = ("all",)
-    dtype: Dtype = "fp16"
+    dtype: str = "fp16"
     calibration: Path | None = None
     out: Path = Path()
     pictures: Path | None = None
@@ -75,7 +75,7 @@ class Built:
     """One .rknn file, and how it compares with the ONNX file. kept: whether it is good enough, and so is in `file`."""
 
     target: str
-    dtype: Dtype
+    dtype: str
     file: Path
     least: float
     toolkit: str
@@ -103,11 +103,16 @@ def convert_vision(
     toolkit fails. What does not compare well is yielded, and not kept: see `refuse_what_was_not_kept`.
     """
     targets = _targets(job.targets)
+    if job.dtype not in LEAST:
+        raise OptionError(f'"{job.dtype}" is no dtype; known: {", ".join(LEAST)}.')
     if (job.dtype == "int8") != (job.calibration is not None):
         raise OptionError("int8 needs a folder of calibration pictures, and fp16 takes none.")
-    profile, directory = profile_of(job.model or load_settings().model or DEFAULT_MODEL, load_settings())
+    profile, directory = find_profile(job.model, load_settings())
     onnx = job.onnx or profile.find_file(directory, "encoder", "host")
+    if onnx.suffix != ".onnx":
+        raise OptionError(f"{onnx} is no .onnx file by its name.")
     spec = profile.vision
+    _make_directory(job.out)
     with TemporaryDirectory(prefix="rkvlm-convert-") as name:
         folder = Path(name)
         calibration = None if job.calibration is None else _read_folder(job.calibration, spec)
@@ -126,7 +131,6 @@ def convert_vision(
             "simulated": str(folder / "simulated.npz"),
             "rknn": str(folder / "built.rknn"),
         }
-        _make_directory(job.out)
         for target in targets:
             say(f"{job.dtype} for {target}: building, and running {len(names)} pictures in the simulator")
             file = job.out / f"{onnx.stem}{'' if job.dtype == 'fp16' else f'_{job.dtype}'}_{target}.rknn"
