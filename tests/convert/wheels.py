@@ -42,9 +42,12 @@ def write_torch(folder: Path, version: str, cuda: str | None) -> Path:
 def write_all(folder: Path) -> Path:
     """Every wheel that the converter needs."""
     folder.mkdir()
-    ours = sysconfig.get_path("purelib")
+    files = {
+        "tqdm": {"ours.pth": sysconfig.get_path("purelib") + "\n"},
+        "transformers": {"transformers/__init__.py": ""},
+    }
     for name, version in VERSIONS.items():
-        write(folder, name, version, {"ours.pth": ours + "\n"} if name == "tqdm" else {})
+        write(folder, name, version, files.get(name, {}))
     write_torch(folder, "2.13.0+cpu", None)
     # As the real one does, it pins what cannot be had beside the rest.
     package = {"rknn/__init__.py": "", "rknn/api/__init__.py": STANDIN.read_text()}

@@ -24,13 +24,18 @@ Library = Annotated[str | None, typer.Option("--library", help="librkllmrt.so, o
 Release = Annotated[str | None, typer.Option("--release", help="Release of the RKLLM runtime, if it cannot be read.")]
 
 
-def takes(model: type[BaseModel], into: str) -> Callable[[F], F]:
-    """Give a command one option for each field of `model`; those given arrive as a dict in the parameter `into`."""
+def takes(
+    model: type[BaseModel], into: str, *, panel: str = "Answering", show_defaults: bool = False
+) -> Callable[[F], F]:
+    """Give a command one option for each field of `model`; those given arrive as a dict in the parameter `into`.
+
+    panel: their heading in the command's help. show_defaults: the model's defaults hold where they are not given.
+    """
 
     def wrap(function: F) -> F:
         signature = inspect.signature(function, eval_str=True)
         own = [parameter for name, parameter in signature.parameters.items() if name != into]
-        fields = [_parameter(name, field) for name, field in model.model_fields.items()]
+        fields = [_parameter(name, field, panel, show_defaults) for name, field in model.model_fields.items()]
 
         @functools.wraps(function)
         def call(**arguments: Any) -> Any:
@@ -45,13 +50,17 @@ def takes(model: type[BaseModel], into: str) -> Callable[[F], F]:
     return wrap
 
 
-def _parameter(name: str, field: Any) -> inspect.Parameter:
+def _parameter(name: str, field: Any, panel: str, show_defaults: bool) -> inspect.Parameter:
     if get_origin(field.annotation) is tuple:
-        kind = list[get_args(field.annotation)[0]]  # type: ignore[misc,valid-type]
+        kind: Any = list[get_args(field.annotation)[0]]  # type: ignore[misc]
     else:
         kind = next((kind for kind in get_args(field.annotation) if kind is not type(None)), field.annotation)
+    flag = f"--{name.replace('_', '-')}"
     option = typer.Option(
-        f"--{name.replace('_', '-')}", help=f"{field.description}", show_default=False, rich_help_panel="Answering"
+        f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
+        help=f"{field.description}",
+        show_default=str(field.default) if show_defaults and field.default is not None else False,
+        rich_help_panel=panel,
     )
-    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+    annotation = Annotated[kind | None, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

@@ -72,31 +72,38 @@ class Converter:
         """Its interpreter."""
         return _python_of(self.directory)
 
-    def run(self, worker: Path, job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    def run(self, worker: Path, job: dict[str, Any], folder: Path, *, log: Path | None = None) -> dict[str, Any]:
         """Run a worker script in it: see `run_worker`."""
-        return run_worker(self.python, worker, job, folder)
+        return run_worker(self.python, worker, job, folder, log=log)
 
 
-def run_worker(python: Path, worker: Path, job: dict[str, Any], folder: Path) -> dict[str, Any]:
+def run_worker(
+    python: Path, worker: Path, job: dict[str, Any], folder: Path, *, log: Path | None = None
+) -> dict[str, Any]:
     """Run a worker script on a job with some Python, and return its reply.
 
     worker: a file that imports nothing of rkvlm; it reads the job from the JSON file it is given, writes its reply to
     the job's "reply", and exits with 0. folder: for those two files, and for worker.log, where what the vendor's tools
-    print goes. Raises ConversionError with the worker's own reason, or the end of the log.
+    print goes. log: where that is kept of a worker that fails. Raises ConversionError with the worker's own reason, or
+    the end of what was printed.
     """
-    job_file, reply_file, log = folder / "job.json", folder / "reply.json", folder / LOG_OF_WORKER
+    job_file, reply_file, printed = folder / "job.json", folder / "reply.json", folder / LOG_OF_WORKER
     job_file.write_text(json.dumps({**job, "reply": str(reply_file)}), encoding="utf-8")
     reply_file.unlink(missing_ok=True)
     # What the toolkit leaves uninitialised in the file that it writes is old memory of its process; so it is zeros.
     environment = {**os.environ, "MALLOC_PERTURB_": "255"}
-    with log.open("wb") as output:
+    with printed.open("wb") as output:
         command = [str(python), "-I", str(worker), str(job_file)]
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder, env=environment, check=False
         )
     reply: dict[str, Any] = json.loads(reply_file.read_text(encoding="utf-8")) if reply_file.exists() else {}
     if done.returncode != 0 or "error" in reply:
-        raise ConversionError(reply.get("error") or _ended(done.returncode, log))
+        reason = reply.get("error") or _ended(done.returncode, printed)
+        if log is not None:
+            shutil.copyfile(printed, log)
+            reason = f"{reason.rstrip('.')}. What was printed on the way is in {log}."
+        raise ConversionError(reason)
     return reply
 
 

@@ -7,20 +7,19 @@ with the profile here.
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from encoders import open_encoder
 from vlm.convert.environment import Converter
-from vlm.errors import AccuracyError, ConversionError, OptionError
+from vlm.errors import AccuracyError, OptionError
 from vlm.profile import load_profile
 
 Part = Literal["vision", "words"]
-Weights = Literal["fp32", "fp16", "int8", "int4"]
 WORKER: Final = Path(__file__).with_name("export_worker")
+WEIGHTS: Final = ("fp32", "fp16", "int8", "int4")
 LEAST: Final = 0.9999
 """Cosine that ONNX Runtime must reach against PyTorch."""
 _EXTERNAL: Final = 1_500_000_000  # a protobuf file ends at 2 GB
@@ -32,14 +31,15 @@ class ExportJob:
 
     part: the vision tower, or the words. profile: a profile's name or file; says the encoder's size. source: the
     directory of the authors' model, as transformers loads it (config.json, weights, tokenizer.json). out: where the
-    files go. weights: how those of the words are stored. external_bytes: above this they lie in a file of their own.
+    files go. weights: how those of the words are stored, one of
+    WEIGHTS. external_bytes: above this they lie in a file of their own.
     """
 
     part: Part
     profile: str
     source: Path
     out: Path
-    weights: Weights = "fp16"
+    weights: str = "fp16"
     external_bytes: int = _EXTERNAL
 
 
@@ -59,6 +59,8 @@ def export(job: ExportJob, converter: Converter) -> Exported:
     Runtime disagrees with PyTorch, EncoderMismatchError where the tower is not what the profile says.
     """
     profile = load_profile(job.profile)
+    if job.weights not in WEIGHTS:
+        raise OptionError(f'"{job.weights}" is no way to store weights; known: {", ".join(WEIGHTS)}.')
     if not (job.source / "config.json").is_file():
         raise OptionError(f"{job.source} is no directory of a model: it has no config.json.")
     spec = profile.vision
@@ -77,7 +79,7 @@ def export(job: ExportJob, converter: Converter) -> Exported:
             "weights": job.weights,
             "external_bytes": job.external_bytes,
         }
-        reply = _run(converter, worker_job, folder, job.out)
+        reply = converter.run(WORKER, worker_job, folder, log=job.out / "export.log")
         if reply["cosine"] < LEAST:
             raise AccuracyError(
                 f"ONNX Runtime and PyTorch disagree on the {job.part}: cosine {reply['cosine']:.6f}, expected at least "
@@ -87,16 +89,6 @@ def export(job: ExportJob, converter: Converter) -> Exported:
             open_encoder(made / "vision_encoder.onnx", spec).close()
         files = tuple(_move(file, job.out) for file in sorted(made.iterdir()))
     return Exported(files, reply["difference"], reply["cosine"])
-
-
-def _run(converter: Converter, worker_job: dict[str, Any], folder: Path, out: Path) -> dict[str, Any]:
-    """Run the worker; what it printed is kept if it fails."""
-    try:
-        return converter.run(WORKER, worker_job, folder)
-    except ConversionError as exc:
-        log = out / "export.log"
-        shutil.copyfile(folder / "worker.log", log)
-        raise ConversionError(f"{exc} (what transformers and the exporter printed: {log})") from exc
 
 
 def _move(file: Path, out: Path) -> Path:
