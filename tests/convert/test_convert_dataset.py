@@ -19,6 +19,7 @@ from vlm.convert.llm import LlmJob, LlmOptions, plan
 from vlm.host.decoder import Context, Decoder
 from vlm.host.files import find_model, read_config
 from vlm.host.text import Text
+from vlm.prompt import IMAGE, Message, render
 from vlm.resources import configs_dir, demo_dir
 
 NAMES = ("blue-star.jpg", "tower.jpg", "traffic-light.jpg")
@@ -53,6 +54,11 @@ def answer(embeddings: Any, count: int) -> str:
     return b"".join(stream.push(token)[0] for token in said).decode()
 
 
+def tokens_before_the_picture(model: vlm.VLM, question: str) -> int:
+    before = render(model.profile, [Message("user", [IMAGE, question])]).text.partition("<image>")[0]
+    return len(Text(demo_dir() / "tokenizer.json").encode(before + model.profile.tags.start, start=True))
+
+
 def test_the_model_answers_from_what_is_written(pictures: Path, tmp_path: Path, run: Run, demo: vlm.VLM) -> None:
     out = tmp_path / "set.json"
     code, told, _ = run("convert", "dataset", pictures, "--out", out, "--most", 2)
@@ -66,7 +72,8 @@ def test_the_model_answers_from_what_is_written(pictures: Path, tmp_path: Path, 
         # The picture stands in it somewhere, row by row, as the encoder gave it.
         picture = demo.encode(pictures / name).data[0].astype(np.float16).astype(np.float64)
         starts = [at for at in range(fed.shape[1]) if np.array_equal(fed[0, at : at + spec.tokens], picture)]
-        assert len(starts) == 1
+        assert starts == [tokens_before_the_picture(demo, "Describe the picture.")]
+        assert fed.shape[1] == demo.describe(pictures / name).prompt_tokens
         assert answer(sample["input_embed"], len(TRUTH[name].split()) + 3).startswith(sample["target"])
     # And `vlm convert llm` takes it.
     source = tmp_path / "model"
