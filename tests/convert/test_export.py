@@ -22,6 +22,7 @@ from encoders import fit_image, load_image
 from vlm.cli import app
 from vlm.convert.environment import Converter
 from vlm.convert.export import Exported, ExportJob, export
+from vlm.convert.vision import VisionJob, convert_vision
 from vlm.errors import ConversionError, EncoderMismatchError, OptionError
 from vlm.profile import load_profile
 
@@ -112,6 +113,22 @@ def test_the_pipeline_tells_what_transformers_generates(authors: Authors, tmp_pa
     assert [len(text.split()) for text in theirs] == [TOKENS] * len(asks)
     assert len(set(theirs)) == len(theirs)  # each picture has an answer of its own
     assert ours == theirs
+
+
+@kinds
+def test_the_simulated_npu_agrees_with_onnx_runtime(authors: Authors, tmp_path: Path) -> None:
+    """rknn-toolkit2 builds the tower, and its simulator gives what ONNX Runtime gives, from the same pixels."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for file in FILES:
+        (pictures / file.name).symlink_to(file)
+    job = VisionJob(authors.out, targets=["rk3588"], out=tmp_path, pictures=pictures)
+    (built,) = convert_vision(job, authors.converter)
+    worst = min(each.cosine for each in built.comparisons)
+    print(f"{authors.kind}: simulated against ONNX Runtime, cosine {worst:.7f} on the worst of {len(FILES)} pictures")
+    assert worst >= 0.999
+    assert built.problems == []
+    assert built.file.stat().st_size > 10_000
 
 
 def prompt_ids(images: int, tokens: int) -> list[int]:
