@@ -102,7 +102,7 @@ def model_name(model: str | Path | None = None) -> str:
 
     Raises ProfileError when there is no such profile, OptionError when a setting is wrong.
     """
-    return find_profile(model, load_settings()).name
+    return find_profile(model, load_settings())[0].name
 
 
 def _info(profile: Profile, directory: Path) -> ModelInfo:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import sys
 from collections.abc import Iterator
@@ -15,9 +14,8 @@ import pytest
 from sample_pictures import ROOT
 
 from vlm import locate, npu
-from vlm.convert.environment import Converter, setup
+from vlm.convert.environment import Converter
 from vlm.convert.vision import VisionJob, convert_vision
-from vlm.errors import ConverterError
 from vlm.resources import demo_dir
 from vlm.settings import Settings
 
@@ -56,16 +54,6 @@ def test_a_pc_takes_neither_of_them() -> None:
 
 
 # --- with the real toolkit --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def real_converter() -> Converter:
-    """rknn-toolkit2 itself, kept between runs; the first time it loads 400 MB."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    try:
-        return setup(Path(base) / "rkvlm-tests" / "converter")
-    except ConverterError as exc:
-        pytest.skip(f"rknn-toolkit2 cannot be had here, so that nothing was built with it: {exc}")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ TORCH = "__version__ = {version!r}\nclass version:\n    cuda = {cuda!r}\n"
 VERSIONS = {
     "numpy": "1.26.4", "onnx": "1.18.0", "protobuf": "4.25.9", "setuptools": "80.10.2", "onnxruntime": "1.32.0",
     "scipy": "1.17.1", "psutil": "7.2.2", "ruamel.yaml": "0.19.1", "tqdm": "4.70.1", "fast-histogram": "0.14",
-    "opencv-python-headless": "4.11.0.86",
+    "opencv-python-headless": "4.11.0.86", "transformers": "5.23.0", "onnx-ir": "0.1.0", "pillow": "12.0.0",
 }  # fmt: skip
 
 
@@ -42,9 +42,12 @@ def write_torch(folder: Path, version: str, cuda: str | None) -> Path:
 def write_all(folder: Path) -> Path:
     """Every wheel that the converter needs."""
     folder.mkdir()
-    ours = sysconfig.get_path("purelib")
+    files = {
+        "tqdm": {"ours.pth": sysconfig.get_path("purelib") + "\n"},
+        "transformers": {"transformers/__init__.py": ""},
+    }
     for name, version in VERSIONS.items():
-        write(folder, name, version, {"ours.pth": ours + "\n"} if name == "tqdm" else {})
+        write(folder, name, version, files.get(name, {}))
     write_torch(folder, "2.13.0+cpu", None)
     # As the real one does, it pins what cannot be had beside the rest.
     package = {"rknn/__init__.py": "", "rknn/api/__init__.py": STANDIN.read_text()}

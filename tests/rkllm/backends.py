@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from vlm.host import HostRuntime
+from vlm.pace import Pace
+from vlm.rkllm.abi import abi
 from vlm.rkllm.library import Library, host_library, open_library
 from vlm.rkllm.model import ImageTags, Model, Request
 
@@ -62,8 +65,8 @@ def c_backend(native: StandIn, folder: Path, words: str = "") -> Backend:
     return Backend(f"c-{native.path}", open_library(native.path), path, tags, (4, 8), question, native)
 
 
-def host_backend(release: str) -> Backend:
-    library = host_library(release)
+def host_backend(release: str, pace: Pace | None = None) -> Backend:
+    library = host_library(release, HostRuntime(abi(release), pace=pace))
 
     def question(images: int) -> str:
         return f"<|im_start|>user\n{'<image>' * images}Describe the picture.<|im_end|>\n<|im_start|>assistant\n"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlm.cli.options import Model
+from vlm.cli.options import Model, takes
+from vlm.convert.llm_job import TARGETS, LlmJob, LlmOptions
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from vlm.convert.export import Part
     from vlm.convert.vision import Built
 
 app = typer.Typer(help="Make the files that a board wants, on a PC.", no_args_is_help=True)
@@ -94,6 +97,127 @@ def vision(
         if built.kept:
             print(f"{built.file}: {built.dtype} for {built.target}, {built.file.stat().st_size / 1e6:.2f} MB")
     refuse_what_was_not_kept(builds)
+
+
+Source = Annotated[
+    Path,
+    typer.Option("--from", help="Directory of the authors' model: config.json, weights, tokenizer.json."),
+]
+ProfileName = Annotated[str, typer.Argument(metavar="PROFILE", help="The model's profile, a name or a file.")]
+Out = Annotated[Path, typer.Option(help="Where the files go.")]
+
+
+@app.command()
+def export(profile: ProfileName, source: Source, out: Out = Path(), directory: Directory = None) -> None:
+    """Export a model's vision tower to ONNX, at the size of its profile: what `vlm convert vision` builds from.
+
+    The model is one that transformers loads: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, InternVL, Janus, Idefics3, SmolVLM.
+    Example: vlm convert export qwen2-vl-2b --from Qwen2-VL-2B-Instruct
+    """
+    _export("vision", profile, source, out, directory)
+
+
+@app.command()
+def host(
+    profile: ProfileName,
+    source: Source,
+    out: Out = Path(),
+    weights: Annotated[str, typer.Option(help="How the weights are stored: fp32, fp16, int8 or int4.")] = "fp16",
+    directory: Directory = None,
+) -> None:
+    """Export a model's language model to ONNX, with its tokenizer: what runs on a PC beside its encoder.
+
+    Together with the encoder of `vlm convert export` in the same directory, `vlm describe --model` runs it.
+    """
+    _export("words", profile, source, out, directory, weights)
+
+
+def _export(
+    part: Part,
+    profile: str,
+    source: Path,
+    out: Path,
+    directory: Path | None,
+    weights: str = "fp16",
+) -> None:
+    from rich.console import Console
+
+    from vlm.convert import environment
+    from vlm.convert.export import ExportJob, export
+
+    converter = environment.open_converter(directory)
+    with Console(stderr=True).status(f"exporting the {part} of {source.name}"):
+        done = export(ExportJob(part, profile, source, out, weights), converter)
+    for file in done.files:
+        print(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
+    print(f"ONNX Runtime beside PyTorch: cosine {done.cosine:.7f}, largest difference {done.difference:.2g}")
+
+
+@app.command()
+@takes(LlmOptions, into="given", show_defaults=True)
+def llm(
+    source: Annotated[Path, typer.Argument(help="The model's directory, a .gguf file, or an older .rkllm file.")],
+    *,
+    out: Annotated[Path, typer.Option(help="The .rkllm file to write.")],
+    python: Annotated[
+        Path | None, typer.Option(help="The Python that has rkllm-toolkit; the converter's if not given.")
+    ] = None,
+    chat: Annotated[
+        list[str] | None,
+        typer.Option(help="Finished prompt for the quantised model to answer on this PC; may be repeated."),
+    ] = None,
+    text: Annotated[Path | None, typer.Option(help="Text to count the quantised model's perplexity on.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, and print what would be done.")] = False,
+    directory: Directory = None,
+    given: dict[str, Any],
+) -> None:
+    """Convert a language model to .rkllm with the vendor's rkllm-toolkit.
+
+    Every option is checked before the long run. An older .rkllm file is brought up to the toolkit's release. Example:
+    vlm convert llm Qwen2-VL-2B-Instruct --out qwen2-vl-2b.rkllm --target-platform rk3588 --dataset pictures.json
+    """
+    from rich.console import Console
+
+    from vlm.convert import llm as driver
+
+    job = LlmJob(source, out, LlmOptions(**given), tuple(chat or ()), text)
+    calls = driver.plan(job)
+    unproven = TARGETS[job.options.target_platform].unproven
+    if unproven:
+        print(f"vlm: {job.options.target_platform} is unproven: {unproven}", file=sys.stderr)
+    if dry_run:
+        print(*calls, sep="\n")
+        return
+    with Console(stderr=True).status("") as status:
+        done = driver.convert_llm(job, python or driver.default_python(directory), status.update)
+    for prompt, reply in zip(job.chat, done.replies, strict=True):
+        print(f"{prompt}\n-> {reply}")
+    if done.perplexity is not None:
+        print(f"perplexity on {text}: {done.perplexity:.3f}")
+    print(f"{done.file}: {done.file.stat().st_size / 1e6:.2f} MB, by rkllm-toolkit {done.toolkit}")
+
+
+@app.command()
+def dataset(
+    pictures: Annotated[Path, typer.Argument(help="Folder of pictures.")],
+    *,
+    out: Annotated[Path, typer.Option(help="The JSON file to write.")],
+    model: Model = None,
+    ask: Annotated[str, typer.Option(help="The question about each picture.")] = "Describe the picture.",
+    most: Annotated[int, typer.Option(min=1, help="Take the first so many pictures.")] = 20,
+) -> None:
+    """Make the set of pictures and answers that `vlm convert llm --dataset` quantises with.
+
+    The model answers itself, from the ONNX files of `vlm convert export` and `vlm convert host`. Example:
+    vlm convert dataset photos --model qwen2-vl-2b --out pictures.json
+    """
+    from rich.console import Console
+
+    from vlm.convert.dataset import DatasetJob, make_dataset
+
+    with Console(stderr=True).status("") as status:
+        samples = make_dataset(DatasetJob(pictures, out, model, ask, most), status.update)
+    print(f"{out}: {samples} samples, {out.stat().st_size / 1e6:.2f} MB")
 
 
 def comparison_table(builds: Sequence[Built]) -> Table:

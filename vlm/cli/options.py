@@ -31,17 +31,20 @@ ApiKey = Annotated[
 ]
 
 
-def takes(*models: type[BaseModel], into: str, but: Sequence[str] = ()) -> Callable[[F], F]:
+def takes(
+    *models: type[BaseModel], into: str, but: Sequence[str] = (), show_defaults: bool = False
+) -> Callable[[F], F]:
     """Give a command one option for each field of `models`; those given arrive as a dict in the parameter `into`.
 
-    A model's title is the heading of its options in the command's help. but: fields that become none.
+    A model's title is the heading of its options in the command's help. but: fields that become none. show_defaults:
+    the models' defaults hold where they are not given.
     """
 
     def wrap(function: F) -> F:
         signature = inspect.signature(function, eval_str=True)
         own = [parameter for name, parameter in signature.parameters.items() if name != into]
         fields = [
-            _parameter(name, field, model.model_config.get("title"))
+            _parameter(name, field, model.model_config.get("title"), show_defaults)
             for model in models
             for name, field in model.model_fields.items()
             if name not in but
@@ -60,7 +63,7 @@ def takes(*models: type[BaseModel], into: str, but: Sequence[str] = ()) -> Calla
     return wrap
 
 
-def _parameter(name: str, field: Any, heading: str | None) -> inspect.Parameter:
+def _parameter(name: str, field: Any, heading: str | None, show_defaults: bool) -> inspect.Parameter:
     kind: Any
     if get_origin(field.annotation) is tuple:
         kind = list[get_args(field.annotation)[0]]  # type: ignore[misc]
@@ -72,7 +75,10 @@ def _parameter(name: str, field: Any, heading: str | None) -> inspect.Parameter:
     words = name.replace("_", "-")
     negative = f"/--no-{words}" if kind is bool and not words.startswith("no-") else ""
     option = typer.Option(
-        f"--{words}{negative}", help=f"{field.description}", show_default=False, rich_help_panel=heading
+        f"--{words}{negative}",
+        help=f"{field.description}",
+        show_default=str(field.default) if show_defaults and field.default is not None else False,
+        rich_help_panel=heading,
     )
     annotation = Annotated[kind | None, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

@@ -34,6 +34,9 @@ REQUIREMENTS: Final = (
     "tqdm",
     "fast-histogram",
     "opencv-python-headless",
+    "transformers>=5.20",
+    "onnx-ir",  # for int4
+    "pillow",
 )
 # By machine. The "+cpu" keeps pip from taking the build for CUDA, several gigabytes, where it finds no other; builds
 # for aarch64 have no such suffix.
@@ -42,9 +45,10 @@ PYTHONS: Final = ((3, 10), (3, 11), (3, 12))
 ABOUT = "rkvlm-converter.json"
 PROMPT = "rkvlm-converter"
 LOG = "setup.log"
+LOG_OF_WORKER = "worker.log"
 
 _CHECK = """
-import json, torch, onnx, onnxruntime
+import json, torch, onnx, onnxruntime, transformers
 from importlib.metadata import version
 from rknn.api import RKNN
 print(json.dumps({"toolkit": version("rknn-toolkit2"), "torch": torch.__version__, "cuda": torch.version.cuda}))
@@ -63,33 +67,44 @@ class Converter:
     torch: str
     cuda: str | None
 
-    def run(self, worker: Path, job: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Run a worker script on a job, and return its reply.
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return _python_of(self.directory)
 
-        worker: a file that imports nothing of rkvlm; it reads the job from the JSON file it is given, writes its reply
-        to the job's "reply", and exits with 0. folder: for those two files, and for worker.log, where what the vendor's
-        tools print goes. Raises ConversionError with the worker's own reason, or the end of the log.
-        """
-        job_file, reply_file, log = folder / "job.json", folder / "reply.json", folder / "worker.log"
-        job_file.write_text(json.dumps({**job, "reply": str(reply_file)}), encoding="utf-8")
-        reply_file.unlink(missing_ok=True)
-        # What the toolkit leaves uninitialised in the file that it writes is old memory of its process; so it is zeros.
-        environment = {**os.environ, "MALLOC_PERTURB_": "255"}
-        with log.open("wb") as output:
-            command = [str(_python_of(self.directory)), "-I", str(worker), str(job_file)]
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=folder,
-                env=environment,
-                check=False,
-            )
-        reply: dict[str, Any] = json.loads(reply_file.read_text(encoding="utf-8")) if reply_file.exists() else {}
-        if done.returncode != 0 or "error" in reply:
-            raise ConversionError(reply.get("error") or _ended(done.returncode, log))
-        return reply
+    def run(self, worker: Path, job: dict[str, Any], folder: Path, *, log: Path | None = None) -> dict[str, Any]:
+        """Run a worker script in it: see `run_worker`."""
+        return run_worker(self.python, worker, job, folder, log=log)
+
+
+def run_worker(
+    python: Path, worker: Path, job: dict[str, Any], folder: Path, *, log: Path | None = None
+) -> dict[str, Any]:
+    """Run a worker script on a job with some Python, and return its reply.
+
+    worker: a file that imports nothing of rkvlm; it reads the job from the JSON file it is given, writes its reply to
+    the job's "reply", and exits with 0. folder: for those two files, and for worker.log, where what the vendor's tools
+    print goes. log: where that is kept of a worker that fails. Raises ConversionError with the worker's own reason, or
+    the end of what was printed.
+    """
+    job_file, reply_file, printed = folder / "job.json", folder / "reply.json", folder / LOG_OF_WORKER
+    job_file.write_text(json.dumps({**job, "reply": str(reply_file)}), encoding="utf-8")
+    reply_file.unlink(missing_ok=True)
+    # What the toolkit leaves uninitialised in the file that it writes is old memory of its process; so it is zeros.
+    environment = {**os.environ, "MALLOC_PERTURB_": "255"}
+    with printed.open("wb") as output:
+        command = [str(python), "-I", str(worker), str(job_file)]
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder, env=environment, check=False
+        )
+    reply: dict[str, Any] = json.loads(reply_file.read_text(encoding="utf-8")) if reply_file.exists() else {}
+    if done.returncode != 0 or "error" in reply:
+        reason = reply.get("error") or _ended(done.returncode, printed)
+        if log is not None:
+            shutil.copyfile(printed, log)
+            reason = f"{reason.rstrip('.')}. What was printed on the way is in {log}."
+        raise ConversionError(reason)
+    return reply
 
 
 def open_converter(directory: Path | None = None) -> Converter:

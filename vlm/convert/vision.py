@@ -211,12 +211,18 @@ def _pictures(job: VisionJob, spec: VisionSpec) -> tuple[list[str], NDArray[np.u
     return [f"made-up picture {number}" for number in range(1, len(blots) + 1)], np.concatenate(blots)
 
 
-def _read_folder(folder: Path, spec: VisionSpec, most: int | None = None) -> tuple[list[str], NDArray[np.uint8]]:
+def find_pictures(folder: Path, most: int | None = None) -> list[Path]:
+    """The pictures of a folder by name, at most so many. Raises OptionError where there are none."""
     if not folder.is_dir():
         raise OptionError(f"{folder} is no folder of pictures.")
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)[:most]
     if not files:
         raise OptionError(f"The folder {folder} has no pictures (files that end in {', '.join(sorted(SUFFIXES))}).")
+    return files
+
+
+def _read_folder(folder: Path, spec: VisionSpec, most: int | None = None) -> tuple[list[str], NDArray[np.uint8]]:
+    files = find_pictures(folder, most)
     return [file.name for file in files], np.concatenate(
         [fit_image(load_image(file, needed=spec), spec) for file in files]
     )
@@ -232,11 +238,9 @@ def _make_directory(directory: Path) -> None:
 def _run(converter: Converter, toolkit_job: dict[str, Any], folder: Path, file: Path) -> str:
     """Build and simulate; the toolkit's version. What it printed is kept beside the file if it fails."""
     try:
-        return str(converter.run(WORKER, toolkit_job, folder)["toolkit"])
+        return str(converter.run(WORKER, toolkit_job, folder, log=file.with_suffix(".log"))["toolkit"])
     except ConversionError as exc:
-        log = file.with_suffix(".log")
-        shutil.copyfile(folder / "worker.log", log)
-        raise ConversionError(f"{toolkit_job['target']}: {exc}. What the toolkit printed is in {log}.") from exc
+        raise ConversionError(f"{toolkit_job['target']}: {exc}") from exc
 
 
 def _put(built: Path, file: Path) -> None:

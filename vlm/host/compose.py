@@ -17,7 +17,7 @@ from vlm.host.text import Text
 
 @dataclass
 class Part:
-    """A stretch of a prompt: token ids, or embedding rows (n, width), which may be an image's."""
+    """A stretch of a prompt: token ids, or embedding rows (n, width); an image's are (n, width x outputs)."""
 
     ids: list[int] = field(default_factory=list)
     rows: NDArray[np.float32] | None = None
@@ -54,30 +54,35 @@ def split_images(text: str, images: Images, tokenizer: Text, *, start: bool, exp
     return parts
 
 
-def assemble(parts: list[Part], decoder: Decoder) -> NDArray[Any]:
-    """Ids (n,) for a decoder that takes those, else embeddings (n, width). Given rows are copied here, and only here.
+def assemble(parts: list[Part], decoder: Decoder) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """What the decoder is fed: ids (n,) for one that takes those, else embeddings (n, width); and its deepstack inputs.
 
+    Those are (levels, n, width), None where nothing but text is fed. Given rows are copied here, and only here.
     Raises OptionError for an id that the model does not have.
     """
     ids = np.array([i for part in parts for i in part.ids], np.int64)
     if ids.size and int(ids.min()) < 0:  # ONNX would count it from the vocabulary's end
         raise OptionError(f"Token id {int(ids.min())} is negative.")
     if decoder.takes_ids:
-        return ids
+        return ids, None
     embedded = decoder.embed(ids) if ids.size else None
     length = sum(part.length for part in parts)
     if embedded is not None and len(ids) == length:
-        return embedded
+        return embedded, None
     feed = np.empty((length, decoder.width), decoder.feed_dtype)
+    deepstack = np.zeros((len(decoder.deepstack_names), length, decoder.width), decoder.feed_dtype)
     at = taken = 0
     for part in parts:
         if part.rows is not None:
-            feed[at : at + part.length] = part.rows
+            outputs = part.rows.reshape(part.length, -1, decoder.width)
+            feed[at : at + part.length] = outputs[:, 0]
+            for level in range(1, outputs.shape[1]):
+                deepstack[level - 1, at : at + part.length] = outputs[:, level]
         elif embedded is not None:
             feed[at : at + part.length] = embedded[taken : taken + part.length]
             taken += part.length
         at += part.length
-    return feed
+    return feed, deepstack
 
 
 def grid_positions(

@@ -7,6 +7,8 @@ Contract with the .onnx files (the Hugging Face exports):
                  position_ids int64 (1, n), or (3, 1, n)       if it has that input
                  use_cache_branch bool (1,)                    if it has that input (older merged exports)
                  num_logits_to_keep int64 ()                   if it has that input
+                 deepstack_features_N (1, n, width)            if it has those inputs (Qwen3-VL): what is added to the
+                                                               output of layer N, zero but at an image's tokens
                  past_key_values.N.key and .value (1, heads, past, head_dim)
                  -> logits (1, n or fewer, vocabulary), present.N.key and .value, hidden_states (1, n, width) if given
 Float tensors are float32 or float16.
@@ -34,6 +36,7 @@ _DTYPES: dict[str, Any] = {
     "tensor(bool)": np.bool_,
 }
 _PAST = re.compile(r"past_key_values\.(\d+)\.(key|value)")
+_DEEPSTACK = re.compile(r"deepstack_features_(\d+)")
 _HIDDEN = ("hidden_states", "last_hidden_state")
 _PLAIN = ("attention_mask", "position_ids", "use_cache_branch", "num_logits_to_keep")
 
@@ -57,6 +60,8 @@ class Decoder:
 
     takes_ids: it embeds token ids itself and can take no embeddings; width is 0 then, else floats per embedding.
     grid_positions: it wants three positions per token. gives_hidden: its last hidden layer is an output.
+    deepstack_names: its inputs for an encoder's further outputs, in their order. image_width: floats in one row of an
+    image's embedding, [output][width].
 
     Raises ModelLoadError when a file cannot be opened, or is not a decoder of the shape above.
     """
@@ -69,6 +74,7 @@ class Decoder:
         past = sorted((int(m[1]), m[2]) for m in map(_PAST.fullmatch, inputs) if m)
         self.past_names = [f"past_key_values.{n}.{kind}" for n, kind in past]
         self.present_names = [f"present.{n}.{kind}" for n, kind in past]
+        self.deepstack_names = sorted(filter(_DEEPSTACK.fullmatch, inputs), key=lambda name: int(name.split("_")[-1]))
         self.takes_ids = "inputs_embeds" not in inputs
         self.feed_name = "input_ids" if self.takes_ids else "inputs_embeds"
         self.hidden_name = next((name for name in _HIDDEN if name in outputs), None)
@@ -90,6 +96,7 @@ class Decoder:
             self.embedder = _open(files.embedder, 1)  # a table look-up: more threads only wake each other
             self.embedder_names = self.embedder.get_inputs()[0].name, self.embedder.get_outputs()[0].name
         self.width = 0 if self.takes_ids else _last_dimension(inputs["inputs_embeds"].shape, config.hidden)
+        self.image_width = self.width * (1 + len(self.deepstack_names))
 
     @property
     def gives_hidden(self) -> bool:
@@ -123,7 +130,7 @@ class Decoder:
         return found
 
     def _check_names(self, path: Path, inputs: set[str], outputs: set[str]) -> None:
-        known = {self.feed_name, *self.past_names, *_PLAIN}
+        known = {self.feed_name, *self.past_names, *self.deepstack_names, *_PLAIN}
         missing = ({self.feed_name} - inputs) | ({"logits", *self.present_names} - outputs)
         if not self.past_names:
             missing.add("past_key_values.0.key")
@@ -163,17 +170,20 @@ class Context:
         positions = (3, 1, 1) if decoder.grid_positions else (1, 1)
         self._position = np.zeros(positions, plain["position_ids"]) if "position_ids" in plain else None
         self._token = np.zeros((1, 1), np.int64)
+        self._no_image = np.zeros((1, 1, decoder.width), decoder.feed_dtype)
 
     def prefill(
         self,
         feed: NDArray[Any],
         *,
+        deepstack: NDArray[Any] | None = None,
         positions: NDArray[np.int64] | None = None,
         next_position: int | None = None,
         all_logits: bool = False,
     ) -> Output:
         """Append tokens to the cache. feed: embeddings (n, width), or ids (n,) for a decoder that takes those.
 
+        deepstack: (levels, n, width), for a decoder with such inputs; None is zero, which is right without an image.
         positions: int64 (3, n), for a decoder with grid positions, and then next_position too. all_logits: give the
         logits of every token, not of the last alone. Raises RunError when the decoder fails; the cache is then as
         it was.
@@ -181,6 +191,9 @@ class Context:
         d = self._decoder
         n = feed.shape[0]
         self._bind(d.feed_name, np.ascontiguousarray(feed[np.newaxis], d.feed_dtype))
+        for level, name in enumerate(d.deepstack_names):
+            shape = (1, n, d.width)
+            self._bind(name, np.zeros(shape, d.feed_dtype) if deepstack is None else deepstack[level].reshape(shape))
         if self._position is not None:
             if d.grid_positions:
                 ids = positions if positions is not None else self._consecutive(n, 3)
@@ -247,6 +260,8 @@ class Context:
 
     def _ready_step(self) -> None:
         """Bind what stays the same from step to step."""
+        for name in self._decoder.deepstack_names:
+            self._bind(name, self._no_image)
         if self._position is not None:
             self._bind("position_ids", self._position)
         for name, value in (("num_logits_to_keep", 1), ("use_cache_branch", [True])):

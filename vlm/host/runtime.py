@@ -252,8 +252,9 @@ class HostRuntime:
         _take(found)
         try:
             session = found.session
-            width = session.decoder.width or None
-            task = read_task(self.abi, session.params, width, given, infer)
+            decoder = session.decoder
+            widths = None if decoder.takes_ids else (decoder.width, decoder.image_width)
+            task = read_task(self.abi, session.params, widths, given, infer)
             if task.mode is InferMode.GET_LOGITS and not self.abi.has("RKLLMResult", "logits"):
                 raise OptionError(f"Release {self.abi.release} has no logits mode.")
             return session.prepare(task)

@@ -55,12 +55,13 @@ class _Conversation:
 class Prepared:
     """A run that has been checked and copied out of the caller's memory; the conversation has not changed yet.
 
-    feed: what the decoder is fed. ids: the tokens of it, when it is nothing but tokens. fresh: it begins a context.
-    reuse: leading tokens that the loaded prompt cache holds. budget: tokens to generate at most.
+    feed, deepstack: what the decoder is fed. ids: the tokens of it, when it is nothing but tokens. fresh: it begins a
+    context. reuse: leading tokens that the loaded prompt cache holds. budget: tokens to generate at most.
     """
 
     task: Task
     feed: NDArray[Any]
+    deepstack: NDArray[Any] | None
     ids: list[int] | None
     positions: NDArray[np.int64] | None
     next_position: int | None
@@ -156,9 +157,11 @@ class Session:
         ids = [i for part in parts for i in part.ids]
         all_ids = ids if len(ids) == length else None
         positions, next_position = grid_positions(parts, task.images, self.decoder, position)
+        feed, deepstack = assemble(parts, self.decoder)
         return Prepared(
             task=task,
-            feed=assemble(parts, self.decoder),
+            feed=feed,
+            deepstack=deepstack,
             ids=all_ids,
             positions=positions,
             next_position=next_position,
@@ -201,6 +204,7 @@ class Session:
         beat = Beat(self._pace.prefill_s(tokens))
         output = context.prefill(
             prepared.feed[prepared.reuse :],
+            deepstack=prepared.deepstack,
             positions=prepared.positions,
             next_position=prepared.next_position,
             all_logits=prepared.task.mode is InferMode.GET_LOGITS,

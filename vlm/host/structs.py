@@ -40,7 +40,8 @@ class InitParams:
 
 @dataclass(frozen=True)
 class Images:
-    """The pictures of a multimodal input. rows: float32 (count x tokens, width). height, width_px: 0 if not said."""
+    """The pictures of a multimodal input. rows: float32 (count x tokens, width x outputs). height, width_px: 0 if not
+    said."""
 
     rows: NDArray[np.float32]
     count: int
@@ -123,8 +124,12 @@ def read_param(abi: Abi, pointer: Any) -> InitParams:
     )
 
 
-def read_task(abi: Abi, params: InitParams, width: int | None, input_pointer: Any, infer_pointer: Any) -> Task:
-    """Read RKLLMInput and RKLLMInferParam. width: floats per embedding row, None for a model that takes ids only.
+def read_task(
+    abi: Abi, params: InitParams, widths: tuple[int, int] | None, input_pointer: Any, infer_pointer: Any
+) -> Task:
+    """Read RKLLMInput and RKLLMInferParam.
+
+    widths: floats per embedding row, and per row of an image; None for a model that takes ids only.
 
     Raises OptionError or PromptError for NULL pointers, wrong counts, and what the host does not do.
     """
@@ -148,11 +153,11 @@ def read_task(abi: Abi, params: InitParams, width: int | None, input_pointer: An
         rest["ids"] = _array(tokens.input_ids, (_count(tokens.n_tokens, "token_input.n_tokens"),), "input_ids").tolist()
     elif kind is InputType.EMBED:
         embed = given.embed_input
-        rest["rows"] = _array(embed.embed, (_count(embed.n_tokens, "embed_input.n_tokens"), _need(width)), "embed")
+        rest["rows"] = _array(embed.embed, (_count(embed.n_tokens, "embed_input.n_tokens"), _need(widths)[0]), "embed")
     else:
         multimodal = given.multimodal_input
         rest["turn"] = _turn(given, multimodal.prompt, "multimodal_input.prompt")
-        rest["images"] = _read_images(multimodal, params, _need(width), rest["turn"].prompt)
+        rest["images"] = _read_images(multimodal, params, _need(widths)[1], rest["turn"].prompt)
     return Task(
         mode=mode,
         sampling=sampling,
@@ -244,10 +249,10 @@ def _count(value: int, name: str) -> int:
     return value
 
 
-def _need(width: int | None) -> int:
-    if width is None:
+def _need(widths: tuple[int, int] | None) -> tuple[int, int]:
+    if widths is None:
         raise OptionError("This model takes token ids itself; it can be given neither embeddings nor images.")
-    return width
+    return widths
 
 
 def _enum(kind: Any, value: int, name: str) -> Any:
