@@ -23,7 +23,7 @@ from encoders import ImageEmbedding, VisionSpec
 from vlm.convert.vision import find_pictures
 from vlm.errors import OptionError
 from vlm.locate import Parts, locate
-from vlm.pipeline import DEFAULT_PROMPT
+from vlm.options import DEFAULT_PROMPT
 from vlm.profile import Profile
 from vlm.prompt import IMAGE, Message, render
 from vlm.settings import load_settings
