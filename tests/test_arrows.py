@@ -19,8 +19,12 @@ OPEN_TO_SURFACES = ("vlm.errors", "vlm.options")
 RUNTIMES = ("vlm.rkllm", "vlm.host")
 DATA = ("vlm.rkllm.abi",)
 MEETING_PLACE = ("vlm.pipeline",)
-# The command that measures the rooms themselves has to name them.
-EXCEPTIONS = {"vlm.cli.bench": ("vlm.bench", "vlm.resources")}
+# The commands that measure the rooms themselves, and that set a machine up, have to name them.
+EXCEPTIONS = {
+    "vlm.cli.bench": ("vlm.bench", "vlm.resources"),
+    "vlm.cli.doctor": ("vlm.doctor",),
+    "vlm.cli.freq": ("vlm.freq",),
+}
 MODULE_NAME = re.compile(r"(?:vlm|encoders)(?:\.\w+)+(?::\w+)?")
 
 

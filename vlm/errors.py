@@ -32,9 +32,16 @@
     │   ├── ModelBusyError              a second run on a handle
     │   └── ModelClosedError            used after close()
     ├── NotSupportedByRuntime           this release has no such function                exit 8
-    └── NPUError                        whose turn it is on the NPU                      exit 10
-        ├── NPUBusyError                another process holds it, and nobody was to wait
-        └── NPULockError                the files that say who holds it cannot be used
+    ├── NPUError                        whose turn it is on the NPU                      exit 10
+    │   ├── NPUBusyError                another process holds it, and nobody was to wait
+    │   └── NPULockError                the files that say who holds it cannot be used
+    ├── MachineError                    `vlm doctor` found what must be put right        exit 12
+    ├── FrequencyError                  the board's clocks cannot be set                 exit 13
+    └── HubError                        a model cannot be fetched                        exit 14
+        ├── HubOfflineError             the hub cannot be reached
+        ├── HubAccessError              the hub wants to know who asks
+        ├── HubNotFoundError            there is no such model or file
+        └── HubFileError                a file that is not what the hub said, or has no place here
 
 Surfaces take the exit code and the HTTP status from the class, never from the text.
 """
@@ -61,6 +68,12 @@ __all__ = [
     "EncoderFileError",
     "EncoderMismatchError",
     "EncoderUnavailableError",
+    "FrequencyError",
+    "HubAccessError",
+    "HubError",
+    "HubFileError",
+    "HubNotFoundError",
+    "HubOfflineError",
     "ImageError",
     "ImageTooLargeError",
     "LibraryError",
@@ -68,6 +81,7 @@ __all__ = [
     "LibraryMachineError",
     "LibraryNotFoundError",
     "LibrarySymbolError",
+    "MachineError",
     "ModelBusyError",
     "ModelClosedError",
     "ModelError",
@@ -231,3 +245,37 @@ class NPULockError(NPUError):
     """The files that say who holds the NPU cannot be made or opened."""
 
     http_status = 500
+
+
+class MachineError(RkvlmError):
+    """`vlm doctor` found what keeps this machine from running the model; its page says what."""
+
+    exit_code = 12
+
+
+class FrequencyError(RkvlmError):
+    """The board's clocks cannot be read, set or restored."""
+
+    exit_code = 13
+
+
+class HubError(RkvlmError):
+    """A model cannot be fetched from the hub."""
+
+    exit_code = 14
+
+
+class HubOfflineError(HubError):
+    """The hub cannot be reached, or the connection broke; what was fetched is kept, and fetched on."""
+
+
+class HubAccessError(HubError):
+    """The hub gives this only to those whom it knows, or who agreed to its terms."""
+
+
+class HubNotFoundError(HubError):
+    """The hub has no such model, revision or file."""
+
+
+class HubFileError(HubError):
+    """A file that is not what the hub said, whose name leads out of its directory, or that cannot be kept here."""

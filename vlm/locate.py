@@ -50,12 +50,12 @@ def locate(
     Raises ProfileError, EncoderFileError or ModelLoadError, each saying where it looked.
     """
     profile, directory = find_profile(model, settings)
-    found_encoder = _given(encoder, "encoder") if encoder is not None else None
-    found_llm = _given(llm, "llm") if llm is not None else None
+    found_encoder = given_part(encoder, "encoder") if encoder is not None else None
+    found_llm = given_part(llm, "llm") if llm is not None else None
     if found_encoder is None and pictures:
-        found_encoder = _in_directory(profile, directory, "encoder")
+        found_encoder = find_part(profile, directory, "encoder")
     if found_llm is None:
-        found_llm = _in_directory(profile, directory, "llm")
+        found_llm = find_part(profile, directory, "llm")
     return Parts(profile, found_encoder, found_llm)
 
 
@@ -99,7 +99,7 @@ def _info(profile: Profile, directory: Path) -> ModelInfo:
     found: dict[str, Path | None] = {}
     for part in PARTS:
         try:
-            found[part] = _in_directory(profile, directory, part)
+            found[part] = find_part(profile, directory, part)
         except ProfileError:
             found[part] = None
     sides = [keys for keys in (profile.files.host, profile.files.board) if keys is not None]
@@ -124,8 +124,11 @@ def _home(profile: Profile, settings: Settings) -> Path:
     return demo_dir() if profile.files.bundled else settings.models_dir.expanduser() / profile.name
 
 
-def _in_directory(profile: Profile, directory: Path, part: FilePart) -> Path:
-    """Return the file of the host or of the board, whichever is there; the host's where both are."""
+def find_part(profile: Profile, directory: Path, part: FilePart) -> Path:
+    """Return the file of the host or of the board, whichever is there; the host's where both are.
+
+    Raises ProfileError where there is none.
+    """
     problems = []
     sides: tuple[Side, ...] = ("host", "board")
     for side in sides:
@@ -136,7 +139,8 @@ def _in_directory(profile: Profile, directory: Path, part: FilePart) -> Path:
     raise ProfileError(" ".join(dict.fromkeys(problems)))
 
 
-def _given(path: str | Path, part: str) -> Path:
+def given_part(path: str | Path, part: str) -> Path:
+    """Return a file of the user's own. Raises EncoderFileError or ModelLoadError where there is none."""
     given = Path(path).expanduser()
     if not given.exists():
         kind = EncoderFileError if part == "encoder" else ModelLoadError

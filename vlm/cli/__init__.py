@@ -9,7 +9,7 @@ import sys
 import typer
 
 from vlm import __version__
-from vlm.cli import bench, chat, describe, models, npu
+from vlm.cli import bench, chat, describe, doctor, freq, models, npu
 from vlm.errors import RkvlmError
 
 app = typer.Typer(
@@ -23,6 +23,8 @@ app.command("describe")(describe.describe)
 app.command("chat")(chat.chat)
 app.command("models")(models.models)
 app.command("npu")(npu.npu)
+app.command("doctor")(doctor.doctor)
+app.add_typer(freq.app, name="freq")
 app.add_typer(bench.app, name="bench")
 
 
