@@ -19,10 +19,12 @@ OPEN_TO_SURFACES = ("vlm.errors", "vlm.options", "vlm.settings", "vlm.resources"
 RUNTIMES = ("vlm.rkllm", "vlm.host")
 DATA = ("vlm.rkllm.abi",)
 MEETING_PLACE = ("vlm.pipeline",)
-# The commands that measure the rooms themselves, and that make their files, have to name them.
+# The commands that measure the rooms themselves, that make their files and that set a machine up, have to name them.
 EXCEPTIONS = {
     "vlm.cli.bench": ("vlm.bench", "vlm.resources"),
     "vlm.cli.convert": ("vlm.convert",),
+    "vlm.cli.doctor": ("vlm.doctor",),
+    "vlm.cli.freq": ("vlm.freq",),
 }
 # The engine holds a whole model in a process: what it needs is what anybody gets.
 ENGINE = ("vlm.engine",)

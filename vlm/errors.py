@@ -58,9 +58,11 @@
     ├── ConversionError                 a model could not be converted for the NPU       exit 11
     │   ├── ConverterError              the converter is missing, or cannot be made here
     │   └── AccuracyError               what was built answers otherwise than its original
-    └── ServiceError                    the service that was asked                       exit 12
-        ├── ServiceBusyError            it has no room for a request now
-        └── ServiceUnreachableError     nothing answers there, or not as rkvlm does
+    ├── ServiceError                    the service that was asked                       exit 14
+    │   ├── ServiceBusyError            it has no room for a request now
+    │   └── ServiceUnreachableError     nothing answers there, or not as rkvlm does
+    ├── MachineError                    `vlm doctor` found what must be put right        exit 12
+    └── FrequencyError                  the board's clocks cannot be set                 exit 13
 
 Surfaces take the exit code and the HTTP status from the class, never from the text.
 """
@@ -108,6 +110,7 @@ __all__ = [
     "FileChoiceError",
     "FolderError",
     "ForbiddenError",
+    "FrequencyError",
     "ImageError",
     "ImageTooLargeError",
     "LibraryError",
@@ -115,6 +118,7 @@ __all__ = [
     "LibraryMachineError",
     "LibraryNotFoundError",
     "LibrarySymbolError",
+    "MachineError",
     "ModelBusyError",
     "ModelClosedError",
     "ModelError",
@@ -383,7 +387,7 @@ class EngineStoppingError(EngineError):
 class ServiceError(RkvlmError):
     """The service that was asked could not do it."""
 
-    exit_code = 12
+    exit_code = 14
 
 
 class ServiceBusyError(ServiceError):
@@ -400,3 +404,15 @@ class ServiceUnreachableError(ServiceError):
     """Nothing answers at the service's address, it stopped in mid-answer, or what answers is no rkvlm."""
 
     http_status = 502
+
+
+class MachineError(RkvlmError):
+    """`vlm doctor` found what keeps this machine from running the model; its page says what."""
+
+    exit_code = 12
+
+
+class FrequencyError(RkvlmError):
+    """The board's clocks cannot be read, set or restored."""
+
+    exit_code = 13

@@ -51,12 +51,12 @@ def locate(
     Raises ProfileError, EncoderFileError or ModelLoadError, each saying where it looked.
     """
     profile, directory = find_profile(model, settings)
-    found_encoder = _given(encoder, "encoder") if encoder is not None else None
-    found_llm = _given(llm, "llm") if llm is not None else None
+    found_encoder = given_part(encoder, "encoder") if encoder is not None else None
+    found_llm = given_part(llm, "llm") if llm is not None else None
     if found_encoder is None and pictures:
-        found_encoder = _in_directory(profile, directory, "encoder")
+        found_encoder = find_part(profile, directory, "encoder")
     if found_llm is None:
-        found_llm = _in_directory(profile, directory, "llm")
+        found_llm = find_part(profile, directory, "llm")
     return Parts(profile, found_encoder, found_llm)
 
 
@@ -109,7 +109,7 @@ def _info(profile: Profile, directory: Path) -> ModelInfo:
     found: dict[str, Path | None] = {}
     for part in PARTS:
         try:
-            found[part] = _in_directory(profile, directory, part)
+            found[part] = find_part(profile, directory, part)
         except ProfileError:
             found[part] = None
     sides = [keys for keys in (profile.files.host, profile.files.board) if keys is not None]
@@ -134,11 +134,13 @@ def _home(profile: Profile, settings: Settings) -> Path:
     return demo_dir() if profile.files.bundled else settings.models_dir.expanduser() / profile.name
 
 
-def _in_directory(profile: Profile, directory: Path, part: FilePart) -> Path:
+def find_part(profile: Profile, directory: Path, part: FilePart) -> Path:
     """Return the file of this side, a board or a PC; where there is none, the other side's.
 
     So a board takes its own encoder and, where a model has no .rkllm, the PC's language model. A PC that stands for a
     board (VLM_SOC) stays a PC here: it runs no .rknn.
+
+    Raises ProfileError where there is none, FileChoiceError where several fit.
     """
     problems = []
     soc = find_soc()
@@ -153,7 +155,8 @@ def _in_directory(profile: Profile, directory: Path, part: FilePart) -> Path:
     raise ProfileError(" ".join(dict.fromkeys(problems)))
 
 
-def _given(path: str | Path, part: str) -> Path:
+def given_part(path: str | Path, part: str) -> Path:
+    """Return a file of the user's own. Raises EncoderFileError or ModelLoadError where there is none."""
     given = Path(path).expanduser()
     if not given.exists():
         kind = EncoderFileError if part == "encoder" else ModelLoadError

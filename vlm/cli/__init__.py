@@ -9,7 +9,7 @@ import sys
 import typer
 
 from vlm import __version__
-from vlm.cli import bench, caption, chat, convert, describe, models, npu, serve
+from vlm.cli import bench, caption, chat, convert, describe, doctor, freq, models, npu, serve
 from vlm.errors import RkvlmError
 
 app = typer.Typer(
@@ -26,6 +26,8 @@ app.command("models")(models.models)
 app.command("serve")(serve.serve)
 app.command("npu")(npu.npu)
 app.add_typer(convert.app, name="convert")
+app.command("doctor")(doctor.doctor)
+app.add_typer(freq.app, name="freq")
 app.add_typer(bench.app, name="bench")
 
 

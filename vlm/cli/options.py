@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import typer
@@ -21,6 +22,9 @@ Llm = Annotated[
     str | None, typer.Option("--llm", help="Language model of your own: a .rkllm file, or a directory of ONNX files.")
 ]
 Library = Annotated[str | None, typer.Option("--library", help="librkllmrt.so, or the directory it lies in.")]
+Root = Annotated[
+    Path, typer.Option("--root", help="Root of the system to look at: a mounted card's, or one made for a test.")
+]
 Release = Annotated[str | None, typer.Option("--release", help="Release of the RKLLM runtime, if it cannot be read.")]
 Server = Annotated[
     str | None,

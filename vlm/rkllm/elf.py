@@ -21,8 +21,11 @@ _RELEASE = re.compile(rb"RKLLM SDK \(version: ?v?(\d+\.\d+\.\d+[0-9A-Za-z.\-]*)"
 _SHARED_OBJECT, _LOADABLE = 3, 1
 
 
-def check_library_file(path: Path) -> None:
-    """Raise LibraryFormatError or LibraryMachineError unless `path` is a whole ELF library for this machine."""
+def check_library_file(path: Path, machine: str | None = None) -> None:
+    """Raise LibraryFormatError or LibraryMachineError unless `path` is a whole ELF library for `machine`.
+
+    machine: as `platform.machine` has it; None is this one.
+    """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -32,7 +35,7 @@ def check_library_file(path: Path) -> None:
                     f"{path} is not a shared library: it begins with {header[:8]!r}, not with the ELF mark. "
                     "Take it from the vendor's runtime; often a git-lfs pointer or a web page lies in its place."
                 )
-            _check_header(path, header)
+            _check_header(path, header, machine or platform.machine())
             offset = int(struct.unpack_from("<Q", header, 32)[0])
             entry, count = (int(n) for n in struct.unpack_from("<HH", header, 54))
             file.seek(offset)
@@ -41,16 +44,16 @@ def check_library_file(path: Path) -> None:
         raise LibraryFormatError(f"{path} cannot be read: {exc}.") from exc
 
 
-def _check_header(path: Path, header: bytes) -> None:
+def _check_header(path: Path, header: bytes, here: str) -> None:
     if len(header) < 64 or header[4] != 2 or header[5] != 1:
         raise LibraryFormatError(f"{path} is not a 64-bit little-endian library; librkllmrt.so has no other form.")
     kind, machine = struct.unpack_from("<HH", header, 16)
-    wanted = _PYTHON_MACHINES.get(platform.machine().lower())
+    wanted = _PYTHON_MACHINES.get(here.lower())
     if struct.calcsize("P") != 8:
         raise LibraryMachineError(f"This Python is 32-bit and {path} is 64-bit; use a 64-bit Python.")
     if machine != wanted:
         raise LibraryMachineError(
-            f"{path} is built for {_MACHINES.get(machine, f'machine {machine}')}, and this is {platform.machine()}. "
+            f"{path} is built for {_MACHINES.get(machine, f'machine {machine}')}, and this is {here}. "
             "The vendor's library exists for aarch64 boards; on a PC use the host runtime."
         )
     if kind != _SHARED_OBJECT:

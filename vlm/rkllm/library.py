@@ -98,9 +98,9 @@ def open_library(
     refused by the loader), LibraryMachineError, LibrarySymbolError (functions missing, or of another release), and
     UnknownReleaseError.
     """
-    file = _find(path, search)
+    file = find_library(path, search)
     check_library_file(file)
-    chosen = _choose_release(file, release)
+    chosen = choose_release(file, release)
     try:
         loaded = ctypes.CDLL(str(file))
     except OSError as exc:
@@ -173,14 +173,20 @@ def host_library(release: str = RELEASES[-1], runtime: HostRuntime | None = None
     )
 
 
-def _find(path: str | os.PathLike[str] | None, search: Iterable[str | Path]) -> Path:
+def find_library(
+    path: str | os.PathLike[str] | None = None, search: Iterable[str | Path] = (), root: Path = Path("/")
+) -> Path:
+    """The file that `open_library` would load. root: where the loader's own directories are.
+
+    Raises LibraryNotFoundError with the places looked at.
+    """
     if path is not None:
         given = Path(path).expanduser().absolute()
         file = given / LIBRARY_NAME if given.is_dir() else given
         if not file.is_file():
             raise LibraryNotFoundError(f"There is no library at {file}. Give the path of {LIBRARY_NAME}.")
         return file
-    places = [*_loader_directories(), *(Path(p).absolute() for p in search)]
+    places = [*_loader_directories(root), *(Path(p).absolute() for p in search)]
     for place in places:
         if (place / LIBRARY_NAME).is_file():
             return place / LIBRARY_NAME
@@ -190,18 +196,22 @@ def _find(path: str | os.PathLike[str] | None, search: Iterable[str | Path]) -> 
     )
 
 
-def _loader_directories() -> list[Path]:
+def _loader_directories(root: Path) -> list[Path]:
     """Where the dynamic loader looks, in its order: LD_LIBRARY_PATH, ld.so.conf, the system's own."""
-    named = [p for p in os.environ.get("LD_LIBRARY_PATH", "").split(":") if p]
-    for conf in sorted(Path("/etc/ld.so.conf.d").glob("*.conf")):
+    here = root == Path("/")  # another system's loader is not told by our environment
+    places = [Path(p) for p in os.environ.get("LD_LIBRARY_PATH", "").split(":") if p and here]
+    named: list[str] = []
+    for conf in sorted((root / "etc/ld.so.conf.d").glob("*.conf")):
         try:
             named += [line.strip() for line in conf.read_text().splitlines() if line.strip().startswith("/")]
         except (OSError, UnicodeDecodeError) as exc:
             _log.debug("%s was passed over: %s", conf, exc)
-    return [Path(p) for p in dict.fromkeys((*named, *_SYSTEM_DIRECTORIES)) if Path(p).is_dir()]
+    places += [root / p.lstrip("/") for p in (*named, *_SYSTEM_DIRECTORIES)]
+    return [place for place in dict.fromkeys(places) if place.is_dir()]
 
 
-def _choose_release(file: Path, release: str | None) -> Abi:
+def choose_release(file: Path, release: str | None) -> Abi:
+    """The layouts for a library file, by what it says of itself, or the `release` named. Raises UnknownReleaseError."""
     found = find_releases(file)
     if release is not None:
         chosen = abi(release)
