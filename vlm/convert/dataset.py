@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import vlm
-from encoders import ImageEmbedding, VisionSpec
 from vlm.convert.vision import find_pictures
 from vlm.errors import OptionError
 from vlm.locate import Parts, locate
@@ -56,12 +55,12 @@ def make_dataset(job: DatasetJob, say: Callable[[str], None] = lambda _: None) -
     parts = locate(job.model, load_settings())
     _check(parts, job)
     files = find_pictures(job.pictures, job.most)
-    samples: list[tuple[ImageEmbedding, str]] = []
+    samples: list[tuple[NDArray[np.float32], str]] = []
     with vlm.load(job.model) as model:
         for file in files:
             say(f"{file.name}: encoding and asking")
             embedding = model.encode(file)
-            samples.append((embedding, model.describe(embedding, job.ask, top_k=1).text))
+            samples.append((embedding.data[0], model.describe(embedding, job.ask, top_k=1).text))
     say("embedding the prompts")
     part = job.out.with_name(job.out.name + ".part")
     try:
@@ -95,7 +94,7 @@ def _check(parts: Parts, job: DatasetJob) -> None:
         raise OptionError(f"A set has at least one picture; got {job.most}.")
 
 
-def _embedded(samples: list[tuple[ImageEmbedding, str]], parts: Parts, ask: str) -> Iterator[dict[str, Any]]:
+def _embedded(samples: list[tuple[NDArray[np.float32], str]], parts: Parts, ask: str) -> Iterator[dict[str, Any]]:
     from vlm.host.compose import assemble, split_images
     from vlm.host.decoder import Decoder
     from vlm.host.files import find_model, read_config
@@ -104,8 +103,8 @@ def _embedded(samples: list[tuple[ImageEmbedding, str]], parts: Parts, ask: str)
     files = find_model(parts.llm)
     decoder, text = Decoder(files, read_config(files)), Text(files.tokenizer)
     prompt = render(parts.profile, [Message("user", [IMAGE, ask])]).text
-    for embedding, target in samples:
-        images = _images(embedding.data[0], parts.profile)
+    for rows, target in samples:
+        images = _images(rows, parts.profile)
         feed, _ = assemble(split_images(prompt, images, text, start=True, expected=None), decoder)
         # As fp16, like the vendor's: shorter to write down, and more than int8 needs.
         yield {"input_embed": feed.astype(np.float16)[np.newaxis].tolist(), "target": target}
@@ -114,6 +113,6 @@ def _embedded(samples: list[tuple[ImageEmbedding, str]], parts: Parts, ask: str)
 def _images(rows: NDArray[np.float32], profile: Profile) -> Any:
     from vlm.host.structs import Images
 
-    spec: VisionSpec = profile.vision
+    spec = profile.vision
     tags = (profile.tags.start, profile.tags.end, profile.tags.content)
     return Images(rows, 1, spec.tokens, spec.height, spec.width_px, tags)
