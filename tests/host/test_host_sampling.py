@@ -275,3 +275,11 @@ class TestThroughTheStructs:
         for one in (r, greedy):
             assert one.run("abc", one.infer(InferMode.GET_LOGITS)) == 0
         np.testing.assert_array_equal(r.events[0].array, greedy.events[0].array)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_mirostat_with_a_tau_that_no_token_reaches(version: int) -> None:
+    """Its state then grows with every token, beyond any power of two."""
+    sampler = Sampler(params(mirostat=version, mirostat_tau=100.0, mirostat_eta=1.0, repeat_penalty=2.5), seed=1)
+    logits = np.random.default_rng(0).normal(0, 6, 300).astype(np.float32)
+    assert len({sampler.pick(logits) for _ in range(200)}) > 1

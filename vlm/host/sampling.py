@@ -152,7 +152,6 @@ def _mirostat_k(chances: NDArray[np.float64], mu: float) -> int:
     epsilon = s - 1
     if abs(epsilon) < 1e-6 or s <= 0:
         return n  # so flat, or so exactly Zipf's, that the formula has no value
-    ratio = epsilon * 2.0**mu / (1 - float(n) ** -epsilon)
-    # A distribution with next to one candidate overflows the power: every token is allowed then.
-    k = np.power(ratio, 1 / s) if 0 < ratio < 1e300 else float(n)
-    return int(min(max(round(float(k)), 1), n))
+    # By logarithms: mu grows with every token that surprises less than tau, beyond what a power of two can hold.
+    log_k = (np.log(epsilon / (1 - float(n) ** -epsilon)) + mu * np.log(2)) / s
+    return n if log_k >= np.log(n) else max(round(float(np.exp(log_k))), 1)
