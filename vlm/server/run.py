@@ -19,6 +19,7 @@ from vlm.resources import samples_dir
 from vlm.server import logs
 from vlm.server.app import create_app
 from vlm.server.auth import check_binding
+from vlm.server.notify import Notifier
 from vlm.settings import ServeSettings
 
 
@@ -94,18 +95,25 @@ def _protocol(settings: ServeSettings) -> type[H11Protocol]:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, which says when the model is open, and ends when it cannot be opened."""
+    """uvicorn, which says when the model is open, and ends when it cannot be opened. systemd is told too."""
 
     def __init__(self, config: uvicorn.Config, engine: Engine, settings: ServeSettings) -> None:
         super().__init__(config)
         self.failure: RkvlmError | None = None
         self._engine, self._settings = engine, settings
+        self._notifier = Notifier.from_environment()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and sockets:
             self._say(f"listening on {_address(sockets[0])}")
             self._waiting = asyncio.create_task(self._wait())
+            limits = self._settings.engine_limits()
+            self._watching = asyncio.create_task(self._notifier.watch(self._engine.health, limits))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._notifier.say("STOPPING=1")
+        await super().shutdown(sockets)
 
     async def _wait(self) -> None:
         try:
@@ -117,6 +125,7 @@ class _Server(uvicorn.Server):
             return
         for line in banner(health, self._settings):
             self._say(line)
+        self._notifier.say("READY=1")
 
     @staticmethod
     def _say(text: str) -> None:
