@@ -31,6 +31,8 @@ fail() {
     exit 1
 }
 
+said_and_done() { [ -n "$dry_run" ] || say "$*"; }
+
 # Do it, or only say it.
 run() {
     if [ -n "$dry_run" ]; then say "would run: $*"; else "$@"; fi
@@ -151,7 +153,7 @@ install_all() {
     copy_models
     settings_files
     service
-    say "Done. \`journalctl -u rkvlm -f\` shows it start, $settings/vlm.toml has its settings."
+    said_and_done "Done. \`journalctl -u rkvlm -f\` shows it start, $settings/vlm.toml has its settings."
 }
 
 uninstall_all() {
@@ -163,12 +165,12 @@ uninstall_all() {
     run rm -rf "$home"
     if systemd_runs; then run systemctl daemon-reload; fi
     if [ -z "$purge" ]; then
-        say "Removed. $state, $settings and the user $user are still there (--purge)."
+        said_and_done "Removed. $state, $settings and the user $user are still there (--purge)."
         return
     fi
     run rm -rf "$state" "$settings"
     if getent passwd "$user" >/dev/null; then run userdel "$user"; fi
-    say "Removed. What was copied to /usr/lib (librkllmrt.so, librknnrt.so) is still there: others may use it."
+    said_and_done "Removed. What was copied to /usr/lib (librkllmrt.so, librknnrt.so) is still there: others may use it."
 }
 
 action=install

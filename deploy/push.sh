@@ -44,11 +44,16 @@ quoted() { printf "'%s'" "$(printf '%s' "$1" | sed "s/'/'\\\\''/g")"; }
 
 # One connection for all that follows: a password is asked for once.
 through_ssh() {
-    ssh ${config:+-F "$config"} -o ControlMaster=auto -o ControlPath="$work/%C" -o ControlPersist=60 "$board" "$@"
+    ssh ${config:+-F "$config"} -o ControlMaster=auto -o ControlPath="$work/ssh" -o ControlPersist=60 "$@"
 }
 
 through_adb() {
     if [ -n "$board" ]; then adb -s "$board" "$@"; else adb "$@"; fi
+}
+
+leave() {
+    [ "$over" = adb ] || [ -n "$dry_run" ] || through_ssh -O exit "$board" 2>/dev/null || :
+    rm -rf "$work"
 }
 
 # Run a command line on the board. An old adb does not hand on how it ended, so it is printed and read.
@@ -56,7 +61,7 @@ on_board() {
     if [ -n "$dry_run" ]; then
         say "would run on the board: $1"
     elif [ "$over" = ssh ]; then
-        through_ssh "$1"
+        through_ssh "$board" "$1"
     else
         through_adb shell "$1; echo rkvlm-exit=\$?" | tr -d '\r' | tee "$work/told" | sed '/^rkvlm-exit=/d'
         grep -q '^rkvlm-exit=0$' "$work/told" || fail "the command failed on the board: $1"
@@ -67,7 +72,7 @@ send() {
     if [ -n "$dry_run" ]; then
         say "would send: $1"
     elif [ "$over" = ssh ]; then
-        tar -C "$(dirname -- "$1")" -chf - -- "$(basename -- "$1")" | through_ssh "tar -C $there -xf -"
+        tar -C "$(dirname -- "$1")" -chf - -- "$(basename -- "$1")" | through_ssh "$board" "tar -C $there -xf -"
     else
         through_adb push "$1" "$there/" >&2
     fi
@@ -157,5 +162,5 @@ ssh:-*) fail "--ssh: $board is no host." ;;
 esac
 [ -n "$dry_run" ] || need "$over"
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+trap leave EXIT
 push

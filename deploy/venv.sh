@@ -4,7 +4,7 @@
 # Uses the active environment if there is one, else VLM_VENV, else .venv in the checkout. Installs python3-venv on
 # Debian and Ubuntu where it is missing. Everything it says goes to stderr.
 set -eu
-root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 extra=${1:+[$1]}
 venv=${VIRTUAL_ENV:-${VLM_VENV:-$root/.venv}}
 
@@ -21,6 +21,7 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 # A stamp that is newer than pyproject.toml says that nothing has to be installed.
 stamp=$venv/.rkvlm-${1:-core}
+# shellcheck disable=SC3013  # every sh of Debian, Ubuntu and busybox has -nt
 if [ ! -e "$stamp" ] || [ "$root/pyproject.toml" -nt "$stamp" ]; then
     say "Installing rkvlm$extra into $venv (a few minutes the first time) ..."
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e "$root$extra" >&2
