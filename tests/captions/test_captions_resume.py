@@ -183,6 +183,7 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     env = {**os.environ, "VLM_PACE": SLOW_PACE}
     with subprocess.Popen([*PROGRAM, tmp_path, "-m", "demo"], env=env, stderr=subprocess.DEVNULL) as first:
         while not (tmp_path / "metadata.jsonl").exists():
+            assert first.poll() is None
             time.sleep(0.02)
         second = caption(tmp_path, "--model", "demo")
         first.send_signal(signal.SIGKILL)

@@ -36,16 +36,18 @@ def running(folder: Path, *words: object, pace: float = 60) -> Iterator[subproce
 
 def model_process(run: subprocess.Popen[bytes]) -> psutil.Process:
     """The child that has the model; waits for it."""
-    while True:
+    while run.poll() is None:
         children = [child for child in psutil.Process(run.pid).children() if "vlm.engine.child" in child.cmdline()]
         if children:
             return children[0]
         time.sleep(0.02)
+    raise AssertionError(run.communicate())
 
 
-def wait_for_lines(folder: Path, count: int) -> None:
+def wait_for_lines(run: subprocess.Popen[bytes], folder: Path, count: int) -> None:
     path = folder / "metadata.jsonl"
     while not path.exists() or path.read_bytes().count(b"\n") < count:
+        assert run.poll() is None, run.communicate()
         time.sleep(0.02)
 
 
@@ -54,7 +56,7 @@ def test_the_models_process_ends_in_the_middle(tmp_path: Path, how: Callable[[ps
     """Every picture is told all the same, and rightly."""
     draw_folder(tmp_path, 16, long_side=120)
     with running(tmp_path, "--deadline", 4) as run:
-        wait_for_lines(tmp_path, 4)
+        wait_for_lines(run, tmp_path, 4)
         how(model_process(run))
         output, errors = run.communicate(timeout=200)
     assert run.returncode == 0, errors.decode()
@@ -144,9 +146,11 @@ def test_ctrl_c_twice_stops_at_once(tmp_path: Path) -> None:
     with running(tmp_path, pace=0.1) as run:
         child = model_process(run)
         assert run.stderr is not None
-        while b"opening" not in run.stderr.readline():
-            pass
-        while psutil.Process(run.pid).num_threads() < 7:  # those that tell pictures come after those of the engine
+        while b"opening" not in (line := run.stderr.readline()):
+            assert line, "it ended before it opened the model"
+        while (
+            run.poll() is None and psutil.Process(run.pid).num_threads() < 7
+        ):  # those that tell pictures come after those of the engine
             time.sleep(0.05)
         for _ in range(2):
             os.killpg(run.pid, signal.SIGINT)
@@ -162,7 +166,7 @@ def test_ctrl_c_twice_stops_at_once(tmp_path: Path) -> None:
 def test_sigterm_is_like_ctrl_c(tmp_path: Path) -> None:
     draw_folder(tmp_path, 12, long_side=120)
     with running(tmp_path) as run:
-        wait_for_lines(tmp_path, 2)
+        wait_for_lines(run, tmp_path, 2)
         run.terminate()
         output, _ = run.communicate(timeout=60)
     assert run.returncode == 130
