@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from service_rig import build
+from service_rig import STAR, build
 
 from vlm.bench.serve import TARGETS, report, run
 
 
 def test_it_measures() -> None:
     """No figure is held to a target here: other programs run too."""
-    result = run(build("1.3.0"), rounds=1)
+    result = run(build("1.3.0"), rounds=1, jpeg=STAR.read_bytes())
     assert result.rate > 0
     assert result.bare_ms > 20  # which the stand-in sleeps
     assert len(report(result).splitlines()) == 5

@@ -54,21 +54,21 @@ class ServeResult:
     rate: float
 
 
-def run(library: Path, rounds: int = 15) -> ServeResult:
-    """Measure. library: the compiled stand-in. Raises RkvlmError."""
+def run(library: Path, rounds: int = 15, *, jpeg: bytes | None = None) -> ServeResult:
+    """Measure. library: the compiled stand-in. jpeg: in place of one of 12 megapixels. Raises RkvlmError."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         llm = folder / "model[width=160][image-tokens=49].rkllm"
         llm.touch()
         bare = stack.enter_context(_bare(library, llm))
         service = stack.enter_context(_served(library, llm))
-        jpeg, numbers = draw_jpeg(), itertools.count()
+        picture, numbers = jpeg or draw_jpeg(), itertools.count()
         texts: list[tuple[_Times, _Times]] = []
         pictures: list[tuple[_Times, _Times, _Times]] = []
         rates: list[float] = []
         for number in range(rounds + 1):
             texts.append((bare.text(), service.ask(PACED)))
-            mine, theirs = (jpeg + bytes([next(numbers) % 256, 1]) for _ in range(2))  # new to every cache
+            mine, theirs = (picture + bytes([next(numbers) % 256, 1]) for _ in range(2))  # new to every cache
             pictures.append((bare.picture(mine), service.ask(PACED, theirs), service.ask(PACED, theirs)))
             times = service.ask(UNPACED, max_new_tokens=UNPACED_TOKENS)
             rates.append(times.tokens / times.last_s)
@@ -159,6 +159,9 @@ class _Client:
         self._http = http.client.HTTPConnection(parts.hostname, parts.port)
         self._http.connect()
 
+    def close(self) -> None:
+        self._http.close()
+
     def ask(self, prompt: str, *pictures: bytes, max_new_tokens: int = TOKENS) -> _Times:
         boundary = uuid.uuid4().hex.encode()
         fields = {"prompt": prompt, "stream": "true", "max_new_tokens": str(max_new_tokens)}
@@ -204,7 +207,11 @@ def _served(library: Path, llm: Path) -> Iterator[_Client]:
         found = re.search(r"listening on (\S+)", said)
         if found is None:
             raise ServiceUnreachableError(f"The service did not start: {said}")
-        yield _Client(found[1])
+        client = _Client(found[1])
+        try:
+            yield client
+        finally:
+            client.close()
     finally:
         process.terminate()
         process.stderr.close()
