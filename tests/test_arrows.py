@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("vlm", "encoders")
 SURFACES = ("vlm.cli", "vlm.server", "vlm.captions")
 # What a surface may name besides the public names of `vlm` itself, and other surfaces.
-OPEN_TO_SURFACES = ("vlm.errors", "vlm.options", "vlm.settings", "vlm.resources")
+OPEN_TO_SURFACES = ("vlm.errors", "vlm.options", "vlm.settings", "vlm.resources", "vlm.memory")
 # Runtimes: the code that loads and runs a language model. The ABI mirror is data and may be read by anyone in vlm.
 RUNTIMES = ("vlm.rkllm", "vlm.host")
 DATA = ("vlm.rkllm.abi",)

@@ -38,6 +38,7 @@ from vlm.engine.messages import (
 )
 from vlm.engine.wire import RECEIVE, Frames, frame
 from vlm.errors import EngineCrashedError, OptionError, RkvlmError, RunTimeoutError
+from vlm.memory import keep_pages
 from vlm.options import RunOptions
 
 _log = logging.getLogger(__name__)
@@ -253,6 +254,7 @@ def main() -> None:
     faulthandler.enable()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     _be_killed_first()
+    keep_pages()
     code = 1
     try:
         serve(connection)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import signal
 import socket
 import sys
@@ -16,15 +15,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vlm import Engine, Health, ModelChoice
 from vlm.errors import EngineStoppingError, OptionError, RkvlmError
+from vlm.memory import keep_pages
 from vlm.resources import samples_dir
 from vlm.server import logs
 from vlm.server.app import create_app
 from vlm.server.auth import check_binding
 from vlm.server.notify import Notifier
 from vlm.settings import ServeSettings
-
-KEPT_BYTES = 32 << 20  # the most that glibc takes for its second
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def serve(settings: ServeSettings, *, pictures: bool = True, options: Mapping[str, Any] | None = None) -> None:
@@ -34,7 +31,7 @@ def serve(settings: ServeSettings, *, pictures: bool = True, options: Mapping[st
     """
     check_binding(settings)
     logs.set_up(settings.log_level)
-    _keep_memory()
+    keep_pages()
     engine = Engine(_choice(settings, pictures, options or {}), settings.engine_limits())
     with _listening(settings) as listening:
         server = _Server(_config(engine, settings), engine, settings)
@@ -43,14 +40,6 @@ def serve(settings: ServeSettings, *, pictures: bool = True, options: Mapping[st
             server.run(sockets=[listening])
     if server.failure is not None:
         raise server.failure
-
-
-def _keep_memory() -> None:
-    """Have glibc keep the pages of one picture for the next: given back after each, they cost 10 ms to get again."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
-    if mallopt is not None:
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-        mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
 
 
 def _choice(settings: ServeSettings, pictures: bool, options: Mapping[str, Any]) -> ModelChoice:
