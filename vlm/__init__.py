@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from encoders.images import load_image
     from vlm.answer import Answer, Stream
-    from vlm.client import RemoteVLM, connect
+    from vlm.client import RemoteStream, RemoteVLM, connect
     from vlm.engine.configuration import EngineLimits, ModelChoice
     from vlm.engine.engine import Engine
     from vlm.engine.health import Health
@@ -38,7 +38,7 @@ _HOMES = {
     **dict.fromkeys(("model_name", "models"), "vlm.locate"),
     "Answer": "vlm.answer",
     "Stream": "vlm.answer",
-    **dict.fromkeys(("RemoteVLM", "connect"), "vlm.client"),
+    **dict.fromkeys(("RemoteStream", "RemoteVLM", "connect"), "vlm.client"),
     **dict.fromkeys(("EngineLimits", "ModelChoice"), "vlm.engine.configuration"),
     "Engine": "vlm.engine.engine",
     "Health": "vlm.engine.health",
@@ -58,6 +58,7 @@ __all__ = [
     "ModelFacts",
     "ModelInfo",
     "Question",
+    "RemoteStream",
     "RemoteVLM",
     "Reply",
     "RkvlmError",

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from browser import axe_faults, chromium
 from parrot import Parrot, told
 from PIL import Image
 from sample_pictures import PICTURES, TRUTH
@@ -20,20 +21,14 @@ from vlm.captions.journal import Caption, Journal
 from vlm.captions.scan import Stamp
 from vlm.errors import FolderError
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NASTY = "<script>alert(1)<img src=x onerror=alert(2)>.jpg"
 
 
 @pytest.fixture
 def page() -> Iterator[Any]:
-    """A page of Debian's Chromium that no network is behind; whatever it complains of fails the test."""
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium here (apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
+    """A page of the browser that no network is behind; whatever it complains of fails the test."""
     complaints: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": 1200, "height": 900})
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -42,7 +37,6 @@ def page() -> Iterator[Any]:
             "request", lambda request: request.url.startswith("file:") or complaints.append(f"asks for {request.url}")
         )
         yield page
-        browser.close()
     assert complaints == []
 
 
@@ -85,12 +79,25 @@ def test_thumbnails_search_and_a_broken_picture(tmp_path: Path, page: Any) -> No
     assert search(page, "known here")[0].startswith("brökén")
     page.keyboard.press("Escape")
     assert page.locator("#page figure").first.is_visible()
-    page.screenshot(path=str(tmp_path / "gallery.png"))
     page.emulate_media(color_scheme="dark")
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert max(int(part) for part in ground[4:-1].split(",")) < 60
     page.set_viewport_size({"width": 360, "height": 700})
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_nothing_is_kept_from_anybody(tmp_path: Path) -> None:
+    """What axe finds; it asks for the style sheet itself, which the page's policy refuses."""
+    folder = tmp_path / "pictures"
+    shutil.copytree(PICTURES, folder)
+    (folder / "broken.png").write_bytes(b"no picture")
+    told(folder, Parrot())
+    list(write_gallery(tmp_path / "gallery", folder))
+    with chromium() as browser:
+        page = browser.new_page()
+        page.goto((tmp_path / "gallery" / "index.html").as_uri())
+        faults = axe_faults(page)
+    assert not [fault for fault in faults if fault.startswith(("serious", "critical"))], faults
 
 
 def test_pages_and_pieces(tmp_path: Path, page: Any) -> None:

@@ -23,11 +23,11 @@ from vlm.errors import FolderError, ImageError, RunError
 SLOW_PACE = '{"tokens_per_second": 60}'
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize("kills", [4, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_killed_at_random_moments(tmp_path: Path, kills: int) -> None:
     """kill -9, and again, until it comes to its end: the files are those of a run that nobody disturbed."""
     fresh = tmp_path / "fresh"
-    draw_folder(fresh, 25, long_side=120)
+    draw_folder(fresh, 25 if kills > 10 else 14, long_side=120)
     shutil.copy(fresh / "picture-0.jpg", fresh / "same as picture 0.jpg")
     for number in range(3):
         (fresh / f"broken-{number}.png").write_bytes(b"no picture" * number)

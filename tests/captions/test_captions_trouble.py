@@ -54,9 +54,9 @@ def wait_for_lines(run: subprocess.Popen[bytes], folder: Path, count: int) -> No
 @pytest.mark.parametrize("how", [psutil.Process.kill, psutil.Process.suspend], ids=["killed", "hung"])
 def test_the_models_process_ends_in_the_middle(tmp_path: Path, how: Callable[[psutil.Process], None]) -> None:
     """Every picture is told all the same, and rightly."""
-    draw_folder(tmp_path, 16, long_side=120)
-    with running(tmp_path, "--deadline", 4) as run:
-        wait_for_lines(run, tmp_path, 4)
+    draw_folder(tmp_path, 10, long_side=120)
+    with running(tmp_path, "--deadline", 3, pace=90) as run:
+        wait_for_lines(run, tmp_path, 3)
         how(model_process(run))
         output, errors = run.communicate(timeout=200)
     assert run.returncode == 0, errors.decode()
@@ -64,7 +64,7 @@ def test_the_models_process_ends_in_the_middle(tmp_path: Path, how: Callable[[ps
     disturbed = texts(tmp_path)
     assert caption(tmp_path, "--recursive", "--model", "demo", "--force").returncode == 0
     assert disturbed == texts(tmp_path)
-    assert len(disturbed) == 16
+    assert len(disturbed) == 10
 
 
 @pytest.mark.parametrize("error", [EngineCrashedError, EngineDeadlineError])

@@ -38,7 +38,6 @@ class Task:
     retry_errors: bool = False
     txt: bool = False
     retries: int = 1
-    deadline_s: float | None = None
 
     @property
     def how(self) -> str:

@@ -241,7 +241,7 @@ class _Run:
 
     def _ask(self, name: str, data: bytes, prompt: str) -> Answer | None:
         turn = Turn("user", (ImagePart(data), TextPart(prompt)))
-        question = Question((turn,), self._task.options, self._task.deadline_s)
+        question = Question((turn,), self._task.options)
         while not self._stop.asked.is_set():
             try:
                 telling = self._asker.ask(question)

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlm.captions.scan import Choice
-from vlm.cli.options import Encoder, Library, Llm, Model, Release, takes
+from vlm.cli.opening import Where
+from vlm.cli.options import ApiKey, Encoder, Library, Llm, Model, Release, Server, takes
 from vlm.cli.terminal import say
 from vlm.errors import OptionError
 from vlm.options import DEFAULT_PROMPT, NpuOptions, RunOptions, checked
 
 if TYPE_CHECKING:
-    from vlm import Engine, EngineLimits, ModelChoice
+    from vlm import EngineLimits
     from vlm.captions.progress import Progress
+    from vlm.captions.work import Asker
 
 FAILED, MOST = 100, 25
 """One failed picture is exit code 101, and 25 or more are 125: what lies above belongs to shells and signals."""
@@ -39,6 +41,8 @@ def caption(
     llm: Llm = None,
     library: Library = None,
     release: Release = None,
+    server: Server = None,
+    api_key: ApiKey = None,
     out: Annotated[Path | None, typer.Option(help="Folder for metadata.jsonl, above all the pictures.")] = None,
     txt: Annotated[bool, typer.Option("--txt", help="Also a .txt beside each picture.")] = False,
     gallery: Annotated[Path | None, typer.Option(help="Also pages to look at and search, in this folder.")] = None,
@@ -70,10 +74,11 @@ def caption(
     root = root_of(paths, out)
     if gallery is not None:
         check_place(gallery, root)
+    where = Where(model, encoder, llm, library, release, server, api_key)
     task = Task(
         root=root,
         pictures=find_pictures(paths, root, checked(Choice, choice)),
-        model=vlm.model_name(model),
+        model=_model_name(where),
         prompts=_prompts(prompt or (), prompt_file or ()),
         options=options,
         asked_of={name: os.path.basename(path) for name, path in (("encoder", encoder), ("llm", llm)) if path},
@@ -85,13 +90,12 @@ def caption(
     limits = vlm.EngineLimits(
         deadline_s=deadline, abort_s=min(10, deadline), rss_bytes=memory << 20 if memory else _most_memory()
     )
-    chosen = vlm.ModelChoice(
-        model=model, encoder=encoder, llm=llm, library=library, release=release, options={**options, **cores}
-    )
     stop = Stop()
     try:
         with Progress() as progress:
-            result = run(task, lambda: _engine(chosen, limits, task.model, progress), progress, stop)
+            result = run(
+                task, lambda: _answering(where, {**options, **cores}, limits, task.model, progress), progress, stop
+            )
             if gallery is not None:
                 for page, pages in write_gallery(gallery, root):
                     progress.page(page, pages)
@@ -105,11 +109,38 @@ def caption(
         raise typer.Exit(FAILED + min(failed, MOST))
 
 
-@contextmanager
-def _engine(choice: ModelChoice, limits: EngineLimits, name: str, progress: Progress) -> Iterator[Engine]:
-    """The model in its own process, ready."""
+def _model_name(where: Where) -> str:
+    """The name of the model that will answer, which is not opened for that. Raises RkvlmError."""
     import vlm
 
+    if where.server is None:
+        return vlm.model_name(where.model)
+    where.leave_to_service()
+    with vlm.connect(where.server, api_key=where.api_key, model=where.model) as remote:
+        return remote.name
+
+
+@contextmanager
+def _answering(
+    where: Where, options: dict[str, Any], limits: EngineLimits, name: str, progress: Progress
+) -> Iterator[Asker]:
+    """The model in a process of its own, ready; or a service."""
+    import vlm
+    from vlm.captions.service import Service
+
+    if where.server is not None:
+        with Service(where.server, where.api_key, where.model) as service:
+            progress.say(f"asking the model {name} at {where.server}")
+            yield service
+        return
+    choice = vlm.ModelChoice(
+        model=where.model,
+        encoder=where.encoder,
+        llm=where.llm,
+        library=where.library,
+        release=where.release,
+        options=options,
+    )
     with vlm.Engine(choice, limits) as engine:
         progress.say(f"opening the model {name}")
         engine.wait_ready()

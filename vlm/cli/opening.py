@@ -27,6 +27,12 @@ class Where:
     api_key: str | None = None
     pictures: bool = True
 
+    def leave_to_service(self) -> None:
+        """Raise OptionError where something was said that is a service's own affair."""
+        own = [name for name in ("encoder", "llm", "library", "release") if getattr(self, name)]
+        if own or not self.pictures:
+            raise OptionError(f"--{own[0] if own else 'no-pictures'} is the service's own affair; leave it out.")
+
 
 @contextmanager
 def opened(where: Where, options: dict[str, Any]) -> Iterator[VLM | RemoteVLM]:
@@ -35,9 +41,7 @@ def opened(where: Where, options: dict[str, Any]) -> Iterator[VLM | RemoteVLM]:
 
     model: VLM | RemoteVLM
     if where.server:
-        own = [name for name in ("encoder", "llm", "library", "release") if getattr(where, name)]
-        if own or not where.pictures:
-            raise OptionError(f"--{own[0] if own else 'no-pictures'} is the service's own affair; leave it out.")
+        where.leave_to_service()
         model = vlm.connect(where.server, api_key=where.api_key, model=where.model, **options)
     else:
         model = vlm.load(
