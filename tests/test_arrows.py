@@ -25,6 +25,7 @@ EXCEPTIONS = {
     "vlm.cli.convert": ("vlm.convert",),
     "vlm.cli.doctor": ("vlm.doctor",),
     "vlm.cli.freq": ("vlm.freq",),
+    "vlm.cli.pull": ("vlm.pull",),
 }
 # The engine holds a whole model in a process: what it needs is what anybody gets.
 ENGINE = ("vlm.engine",)

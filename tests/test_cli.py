@@ -130,10 +130,10 @@ def test_models_lists_the_profiles() -> None:
     assert [row["name"] for row in rows if row["encoder"] and row["llm"]] == ["demo"]
     # What could not be read anywhere is said in words, each key by its name.
     unproven = {row["name"]: row["unproven"] for row in rows}
-    assert (unproven["qwen2-vl-2b"], unproven["internvl2-2b"]) == ([], ["control", "encoder.width"])
+    assert (unproven["demo"], unproven["internvl2-2b"]) == ([], ["control", "encoder.width"])
     assert "Unproven" in done.stdout
     assert "  internvl2-2b: control, encoder.width\n" in done.stdout
-    assert "  qwen2-vl-2b:" not in done.stdout
+    assert "  demo:" not in done.stdout
 
 
 def test_version_and_help() -> None:

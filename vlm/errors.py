@@ -62,7 +62,12 @@
     │   ├── ServiceBusyError            it has no room for a request now
     │   └── ServiceUnreachableError     nothing answers there, or not as rkvlm does
     ├── MachineError                    `vlm doctor` found what must be put right        exit 12
-    └── FrequencyError                  the board's clocks cannot be set                 exit 13
+    ├── FrequencyError                  the board's clocks cannot be set                 exit 13
+    └── HubError                        a model cannot be fetched                        exit 15
+        ├── HubOfflineError             the hub cannot be reached
+        ├── HubAccessError              the hub wants to know who asks
+        ├── HubNotFoundError            there is no such model or file
+        └── HubFileError                a file that is not what the hub said, or has no place here
 
 Surfaces take the exit code and the HTTP status from the class, never from the text.
 """
@@ -111,6 +116,11 @@ __all__ = [
     "FolderError",
     "ForbiddenError",
     "FrequencyError",
+    "HubAccessError",
+    "HubError",
+    "HubFileError",
+    "HubNotFoundError",
+    "HubOfflineError",
     "ImageError",
     "ImageTooLargeError",
     "LibraryError",
@@ -416,3 +426,25 @@ class FrequencyError(RkvlmError):
     """The board's clocks cannot be read, set or restored."""
 
     exit_code = 13
+
+
+class HubError(RkvlmError):
+    """A model cannot be fetched from the hub."""
+
+    exit_code = 15
+
+
+class HubOfflineError(HubError):
+    """The hub cannot be reached, or the connection broke; what was fetched is kept, and fetched on."""
+
+
+class HubAccessError(HubError):
+    """The hub gives this only to those whom it knows, or who agreed to its terms."""
+
+
+class HubNotFoundError(HubError):
+    """The hub has no such model, revision or file."""
+
+
+class HubFileError(HubError):
+    """A file that is not what the hub said, whose name leads out of its directory, or that cannot be kept here."""

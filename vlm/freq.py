@@ -124,7 +124,7 @@ def _clock(node: Node, text: Callable[[str], str | None]) -> Clock:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="ascii", errors="replace").strip()
+        return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return None
 
@@ -219,7 +219,7 @@ def _write(root: Path, write: Write) -> None:
         # Without O_CREAT: a node that is not there must not become a file.
         descriptor = os.open(root / write.path, os.O_WRONLY | os.O_TRUNC)
         try:
-            os.write(descriptor, write.value.encode("ascii"))
+            os.write(descriptor, write.value.encode())
         finally:
             os.close(descriptor)
     except OSError as exc:

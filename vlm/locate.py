@@ -70,7 +70,8 @@ class ModelInfo:
     """A profile, and which of its files are on this machine.
 
     directory: where they are looked for. encoder, llm: where they are, or None. wanted: for each of the two, the names
-    it may have there. unproven: the profile's keys whose value was inferred, or read for a sister model only.
+    it may have there. unproven: the profile's keys whose value was inferred, or read for a sister model only. hub: the
+    repository that `vlm pull` fetches it from, or None.
     """
 
     name: str
@@ -81,6 +82,7 @@ class ModelInfo:
     llm: Path | None
     wanted: dict[str, list[str]]
     unproven: tuple[str, ...]
+    hub: str | None = None
 
     @property
     def ready(self) -> bool:
@@ -94,7 +96,7 @@ def models() -> list[ModelInfo]:
     Raises ProfileError when a profile is wrong, OptionError when a setting is.
     """
     settings = load_settings()
-    return [_info(profile, _home(profile, settings)) for profile in list_profiles()]
+    return [_info(profile, home(profile, settings)) for profile in list_profiles()]
 
 
 def model_name(model: str | Path | None = None) -> str:
@@ -115,7 +117,8 @@ def _info(profile: Profile, directory: Path) -> ModelInfo:
     sides = [keys for keys in (profile.files.host, profile.files.board) if keys is not None]
     wanted: dict[str, list[str]] = {part: [name for keys in sides for name in getattr(keys, part)] for part in PARTS}
     about = (profile.name, profile.description, profile.min_release)
-    return ModelInfo(*about, directory, found["encoder"], found["llm"], wanted, profile.unproven)
+    repo = profile.hub.repo if profile.hub else None
+    return ModelInfo(*about, directory, found["encoder"], found["llm"], wanted, profile.unproven, repo)
 
 
 def _profile_of(model: str | Path, settings: Settings) -> tuple[Profile, Path]:
@@ -127,10 +130,11 @@ def _profile_of(model: str | Path, settings: Settings) -> tuple[Profile, Path]:
     if path.suffix == ".toml":
         return load_profile(path), path.parent
     profile = load_profile(str(model))
-    return profile, _home(profile, settings)
+    return profile, home(profile, settings)
 
 
-def _home(profile: Profile, settings: Settings) -> Path:
+def home(profile: Profile, settings: Settings) -> Path:
+    """The directory where a profile's files are looked for."""
     return demo_dir() if profile.files.bundled else settings.models_dir.expanduser() / profile.name
 
 

@@ -156,6 +156,14 @@ class FilesKeys(_Table):
     board: FileKeys | None = Field(None, description="For the NPU.")
 
 
+class HubKeys(_Table):
+    """A public conversion of the model on the Hugging Face hub, for `vlm pull`."""
+
+    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="Who made it and its name there, owner/repo.")
+    files: tuple[Pattern, ...] = Field(min_length=1, description="The files to fetch, names or patterns.")
+    soc: str | None = Field(None, description="The SoC that they are for, where it is one.")
+
+
 class Profile(_Table):
     """One model's facts, checked. Made by `load_profile` and `parse_profile`."""
 
@@ -177,6 +185,7 @@ class Profile(_Table):
     sampling: Sampling = Field(default=Sampling())
     cores: CoreOptions = Field(default=CoreOptions())
     files: FilesKeys
+    hub: HubKeys | None = Field(None, description="A public conversion on the Hugging Face hub.")
     sources: Mapping[str, Text] = Field(
         default_factory=dict, description='Where a value was read: `"encoder.width" = "config.json, hidden_size"`.'
     )

@@ -9,7 +9,7 @@ import sys
 import typer
 
 from vlm import __version__
-from vlm.cli import bench, caption, chat, convert, describe, doctor, freq, models, npu, serve
+from vlm.cli import bench, caption, chat, convert, describe, doctor, freq, models, npu, pull, serve
 from vlm.errors import RkvlmError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("serve")(serve.serve)
 app.command("npu")(npu.npu)
 app.add_typer(convert.app, name="convert")
 app.command("doctor")(doctor.doctor)
+app.command("pull")(pull.pull)
 app.add_typer(freq.app, name="freq")
 app.add_typer(bench.app, name="bench")
 

@@ -32,6 +32,9 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print the list 
         for row in rows:
             if row.unproven:
                 console.print(f"  {row.name}: {', '.join(row.unproven)}", soft_wrap=True, highlight=False)
+    for row in rows:
+        if row.hub and not row.ready:
+            console.print(f"\n`vlm pull {row.name}` fetches {row.hub} from the hub.", soft_wrap=True, highlight=False)
     missing = next((row for row in rows if not row.ready), None)
     if missing is not None:
         place = missing.directory.parent / "MODEL"
