@@ -105,7 +105,7 @@ def sshd(debian: Root, folder: Path) -> Iterator[Path]:
                 time.sleep(0.05)
             yield config
         finally:
-            process.terminate()
+            process.kill()  # unshare ignores SIGTERM; sshd goes with it
 
 
 @pytest.mark.slow
