@@ -189,6 +189,9 @@ while [ $# -gt 0 ]; do
         --wheel) wheel=$path ;;
         --model)
             [ -d "$path" ] || fail "--model: $2 is no directory."
+            case $(basename -- "$2") in
+            *[!A-Za-z0-9._-]*) fail "--model: rename $2; expected a name of letters, digits and . _ - only." ;;
+            esac
             models="$models$path
 "
             ;;

@@ -46,10 +46,9 @@ def wheels(wheel: Path) -> Path:
 
 @pytest.fixture
 def debian(tmp_path: Path, wheels: Path) -> Iterator[Root]:
-    """A fresh Debian, with deploy/, the wheel's dependencies and a picture in it."""
+    """A fresh Debian, with deploy/ and the wheel's dependencies in it."""
     root = Root(tmp_path / "debian", wheels)
     shutil.copytree(ROOT / "deploy", root.place / "root" / "deploy")
-    shutil.copy(ROOT / "samples" / "pictures" / "blue-star.jpg", root.place / "root")
     yield root
     root.remove()
 

@@ -98,7 +98,7 @@ class Root:
         return [*space, "sh", "-c", mounts, "sh", *map(str, words)]
 
     def run(self, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:
-        plain = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
+        plain = {"PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8"}
         return run(*self.command(*words), env={**plain, **environment})
 
     def told(self, *words: object, **environment: str) -> str:

@@ -115,7 +115,7 @@ def test_push_over_ssh_twice(debian: Root, tmp_path: Path) -> None:
         pytest.skip("there is no ssh here; `apt-get install openssh-client` brings it")
     library = tmp_path / "librknnrt.so"
     library.write_text("yours")
-    model = tmp_path / "it's a model"
+    model = tmp_path / "it's" / "demo"
     shutil.copytree(DEMO, model)
     keys = tmp_path / "keys"
     keys.mkdir()
@@ -125,7 +125,7 @@ def test_push_over_ssh_twice(debian: Root, tmp_path: Path) -> None:
         assert first.returncode == 0, first.stdout
         assert asked(debian) == "The star is blue."
         assert (debian.place / "usr/lib/librknnrt.so").read_text() == "yours"
-        assert (debian.place / "var/lib/rkvlm/models/it's a model/tokenizer.json").exists()
+        assert (debian.place / "var/lib/rkvlm/models/demo/tokenizer.json").exists()
         assert not (debian.place / "var/tmp/rkvlm-push").exists()
         second = run(PUSH, *where)
         assert second.returncode == 0, second.stdout
@@ -184,6 +184,15 @@ def test_install_says_what_it_would_do(tmp_path: Path) -> None:
     assert "Done" not in done.stdout
     gone = run(INSTALL, "uninstall", "--purge", "--dry-run")
     assert "would run: rm -rf /opt/rkvlm" in gone.stdout
+
+
+@pytest.mark.parametrize("script", [INSTALL, PUSH])
+def test_a_model_whose_name_would_have_to_be_quoted(script: Path, tmp_path: Path) -> None:
+    model = tmp_path / 'a "model"'
+    model.mkdir()
+    done = run(script, "--model", model)
+    assert done.returncode == 1
+    assert "expected a name of letters" in done.stdout
 
 
 @pytest.mark.parametrize(
