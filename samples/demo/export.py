@@ -38,7 +38,7 @@ class Step(nn.Module):
         seen = (columns[None] <= rows[:, None])[None] & (attention_mask[:, None] > 0)
         mask = torch.where(seen, 0.0, -1e9)[:, None]
         hidden, grown = self.words(inputs_embeds, position_ids, mask, past)
-        return (self.words.logits(hidden), *(tensor for pair in grown for tensor in pair))
+        return (self.words.logits(hidden), *(tensor for pair in grown for tensor in pair), hidden)
 
 
 def halve(path: Path) -> None:
@@ -96,12 +96,12 @@ def export_decoder(words: Words, path: Path, options: dict[str, object]) -> None
     present = [name.replace("past_key_values", "present") for name in past]
     axes = {"inputs_embeds": {0: "batch", 1: "tokens"}, "attention_mask": {0: "batch", 1: "total"}}
     axes |= {"position_ids": {0: "batch", 1: "tokens"}, "logits": {0: "batch", 1: "tokens"}}
+    axes |= {"hidden_states": {0: "batch", 1: "tokens"}}
     axes |= {name: {0: "batch", 2: "past"} for name in past} | {name: {0: "batch", 2: "total"} for name in present}
     inputs = (torch.zeros(1, 3, config.width), torch.ones(1, 8, dtype=torch.int64), torch.arange(5, 8)[None], *cache)
     names = ["inputs_embeds", "attention_mask", "position_ids", *past]
-    torch.onnx.export(
-        Step(words), inputs, path, input_names=names, output_names=["logits", *present], dynamic_axes=axes, **options
-    )
+    outputs = ["logits", *present, "hidden_states"]
+    torch.onnx.export(Step(words), inputs, path, input_names=names, output_names=outputs, dynamic_axes=axes, **options)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@
  *   [clear=N]   rkllm_clear_kv_cache returns N once something has run
  *   [driver=0.9.8] [board=RK3588] [toolkit=RELEASE] [limit=16384] [cores=3] [target=RK3588]  what the log of rkllm_init
  *               says; a driver before 0.9.7 is warned of, and a longer context than the limit is refused
+ *   [sticky]    a run goes on with the adapter that made the KV cache until that is cleared
  *   [lax]       opens in spite of a context too long, or of what [fail] says; the next line is for the log's middle
  *   [slow=MS]   waits, twice                               [print=TEXT]  prints TEXT on stdout, without a line end
  *   [fail=NAME] rkllm_init says why in the words NAME of standin_log.h, and returns -1; with [null] 0 and no handle,
@@ -31,6 +32,8 @@
  *   [fail]      rkllm_run returns -1 without a callback    [hang]  does not return before standin_release()
  *   [abort=finish|error|none]  what an abort is answered with      [deaf=N]  the first N aborts are not heard
  *   [huge]      says that an array has more elements than memory can hold
+ *   [room=N]    ids that a tokenizer of the caller's may give (64)      [half]  wants embeddings as 16 bits
+ *   [unsaved]   saves no prompt cache                      [mute]  rkllm_is_running says that nothing runs, always
  *   [over=N]    goes on N tokens beyond max_new_tokens     [ghost]  a token with the userdata of the run before
  * In the environment: RKLLM_LOG_LEVEL=1 prints a table on stdout after each run, 2 the cache's size when opening.
  */
@@ -49,6 +52,18 @@ typedef struct {
     bool running, aborted;
     int width, image_tokens, clear_code, max_new_tokens;
     double prefill_ms, token_ms; /* for each token */
+    bool async, cross, sticky, mute;
+    Adapters adapters;
+    int kv_adapter;   /* that what is in the KV cache was made with; 0 is none */
+    char *cache;      /* the prompt of the prompt cache that is loaded */
+    pthread_t runner; /* of an asynchronous run */
+    bool runner_started;
+#if RELEASE >= R121
+    RKLLMCrossAttnParam attention;
+#endif
+#if RELEASE >= R130
+    RKLLMCallback callbacks;
+#endif
     LLMResultCallback callback;
     void *last_userdata;
     bool late_started;
@@ -61,7 +76,7 @@ typedef struct {
     const RKLLMInferParam *infer;
     char *prompt;
     void *userdata;
-    int code, sent, limit, tokens;
+    int code, sent, limit, tokens, adapter;
     double began, prefilled; /* milliseconds */
 } Job;
 
@@ -112,7 +127,6 @@ EXPORT RKLLMParam rkllm_createDefaultParam(void) {
 #if RELEASE >= R130
 EXPORT int rkllm_init(LLMHandle *handle, RKLLMParam *param, RKLLMCallback *callbacks) {
     LLMResultCallback callback = callbacks ? callbacks->result_callback : NULL;
-    if (callbacks && (callbacks->tokenizer_callback || callbacks->embed_callback)) violation("a callback not asked for");
 #else
 EXPORT int rkllm_init(LLMHandle *handle, RKLLMParam *param, LLMResultCallback callback) {
 #endif
@@ -137,6 +151,14 @@ EXPORT int rkllm_init(LLMHandle *handle, RKLLMParam *param, LLMResultCallback ca
         m->clear_code = number(param->model_path, "clear", 0);
         m->max_new_tokens = param->max_new_tokens;
         m->prefill_ms = real(param->model_path, "prefill-token", 0) / 1e3;
+        m->async = param->is_async, m->sticky = has(param->model_path, "sticky");
+        m->mute = has(param->model_path, "mute");
+#if RELEASE >= R121
+        m->cross = param->extend_param.use_cross_attn;
+#endif
+#if RELEASE >= R130
+        m->callbacks = *callbacks;
+#endif
         m->token_ms = has(param->model_path, "rate") ? 1e3 / real(param->model_path, "rate", 1) : 0;
         *handle = m;
         return 0;
@@ -148,6 +170,8 @@ EXPORT int rkllm_destroy(LLMHandle handle) {
     Model *model = idle(handle, "rkllm_destroy");
     if (!model) return -1;
     if (model->late_started) pthread_join(model->late, NULL);
+    if (model->runner_started) pthread_join(model->runner, NULL);
+    forget(&model->adapters), free(model->cache);
     put("{\"call\": \"destroy\"}\n");
     model->magic = 0;
     return 0;
@@ -158,7 +182,10 @@ EXPORT int rkllm_destroy(LLMHandle handle) {
 static void call_back(Job *job, RKLLMResult *result, int state) {
     void *userdata = is(job->prompt, "userdata", "null") ? NULL : job->userdata;
 #if RELEASE >= R121
-    if (job->model->callback(result, userdata, state) != 0) violation("a callback returned something other than 0");
+    /* 2 has the buffer of an array freed, from 1.3.0 */
+    int wanted = RELEASE >= R130 && result && (result->logits.logits || result->last_hidden_layer.hidden_states) ? 2 : 0;
+    int said = job->model->callback(result, userdata, state);
+    if (said != wanted) put("{\"violation\": \"a callback returned %d, not %d\"}\n", said, wanted);
 #else
     job->model->callback(result, userdata, state);
 #endif
@@ -251,6 +278,7 @@ static void speak(Job *job) {
     int piece = number(p, "piece", 1), length = say ? number(p, "bytes", strlen(say)) : 0;
     int open = 0, unsaid = 0, size = 0, token = 0;
     int count = say ? (length + piece - 1) / piece : number(p, "tokens", 5), error = number(p, "error", -1);
+    const char *adapter = job->adapter ? job->model->adapters.names[job->adapter - 1] : "";
     bool in_finish = is(p, "finish", "text") || is(p, "finish", "late");
     if (count > job->limit) count = job->limit + number(p, "over", 0);
     const char *text = counted;
@@ -263,7 +291,7 @@ static void speak(Job *job) {
             tell(job, NORMAL, "GHOST ", 6, 666, NULL);
             job->userdata = own;
         }
-        token = 100 + i;
+        token = 100 + i + 1000 * job->adapter; /* an adapter says other words */
         if (say) {
             int begin = i * piece, stop = begin + piece < length ? begin + piece : length, before = open;
             open = open_bytes(say, stop);
@@ -271,7 +299,7 @@ static void speak(Job *job) {
             if (is(p, "waiting", "null")) begin = unsaid;
             text = say + begin, size = stop - begin;
             unsaid = open ? unsaid : stop;
-        } else size = snprintf(counted, sizeof counted, "%s:%d ", id ? id : "t", i);
+        } else size = snprintf(counted, sizeof counted, "%s%s%s:%d ", id ? id : "t", *adapter ? "@" : "", adapter, i);
         if (in_finish && i == count - 1) break;
         bool empty = i == number(p, "empty", -1) || (open && is(p, "waiting", "null"));
         tell(job, open ? WAITING : NORMAL, empty ? NULL : text, size, token, NULL);
@@ -317,24 +345,60 @@ static void *serve(void *argument) {
     return NULL;
 }
 
-EXPORT int rkllm_run(LLMHandle handle, RKLLMInput *input, RKLLMInferParam *infer, void *userdata) {
-    Model *model = live(handle, "rkllm_run");
-    if (!model || !input || !infer) return violation("rkllm_run with a NULL"), -1;
-    if (model->late_started) pthread_join(model->late, NULL), model->late_started = false;
-    pthread_mutex_lock(&lock);
-    bool busy = model->running;
-    model->running = true, model->aborted = false, model->aborts = 0;
-    pthread_mutex_unlock(&lock);
-    if (busy) return violation("a second run on a handle"), -1;
+/* Has the caller's own tokenizer and embedder make something of a prompt; -1 where they will not. */
+static int ask_hooks(const Model *model, const char *prompt) {
+#if RELEASE >= R130
+    const RKLLMCallback *hooks = &model->callbacks;
+    if (!prompt || !hooks->tokenizer_callback) return 0;
+    int32_t ids[64];
+    int room = number(prompt, "room", 64);
+    int count = hooks->tokenizer_callback(hooks->tokenizer_userdata, prompt, strlen(prompt), ids, room);
+    if (count < 0 || count > room) return -1;
+    int total = 0;
+    for (int i = 0; i < count; i++) total += ids[i];
+    put(", \"ids\": %d, \"ids_sum\": %d", count, total);
+    if (!hooks->embed_callback || !count) return 0;
+    float rows[64 * 64];
+    size_t floats = (size_t)count * model->width, size = floats * (has(prompt, "half") ? 2 : 4);
+    if (floats > 64 * 64 || hooks->embed_callback(hooks->embed_userdata, ids, count, rows, size)) return -1;
+    const uint16_t *halves = (const uint16_t *)rows;
+    if (has(prompt, "half")) put(", \"first_half\": %u", halves[0]);
+    else put(", \"rows_sum\": %.9g", sum(rows, floats));
+#else
+    (void)model, (void)prompt;
+#endif
+    return 0;
+}
 
+static void put_attention(const Model *model) {
+#if RELEASE >= R121
+    const RKLLMCrossAttnParam *a = &model->attention;
+    if (a->num_tokens)
+        put(", \"attention\": [%.9g, %.9g, %.9g, %d]", a->encoder_k_cache[0], a->encoder_v_cache[0],
+            sum(a->encoder_mask, a->num_tokens), a->encoder_pos[a->num_tokens - 1]);
+#else
+    (void)model;
+#endif
+}
+
+/* One run, in the thread that it is called in. The caller's structs are read here: in an asynchronous run they must
+ * still be there. */
+static int run(Model *model, const RKLLMInput *input, const RKLLMInferParam *infer, void *userdata, const char *name) {
     Given given;
-    put("{\"call\": \"run\", \"at\": %.3f, \"userdata\": %zu, \"thread\": %zu", now_ms(), (size_t)userdata,
+    put("{\"call\": \"%s\", \"at\": %.3f, \"userdata\": %zu, \"thread\": %zu", name, now_ms(), (size_t)userdata,
         (size_t)pthread_self());
-    int refused = take_input(input, &given, model->width, model->image_tokens);
-    int limit = take_infer(infer, model->max_new_tokens);
+    int refused = take_input(input, &given, model->width, model->image_tokens), adapter = 0;
+    int limit = take_infer(infer, model->max_new_tokens, &model->adapters, &adapter);
+    bool reused = model->cache && given.prompt && !strncmp(given.prompt, model->cache, strlen(model->cache));
+    put(", \"reused\": %d", reused ? (int)strlen(model->cache) : 0);
+    refused |= ask_hooks(model, given.prompt);
+    put_attention(model);
     put("}\n");
+    if (model->cache && input->input_type == 3) violation("images with a prompt cache");
+    if (model->sticky && model->kv) adapter = model->kv_adapter;
+    model->kv_adapter = adapter;
     int tokens = given.floats / model->width + given.n_ids + (given.prompt ? (strlen(given.prompt) + 3) / 4 : 0);
-    Job job = {model, input, infer, strdup(given.prompt ? given.prompt : ""), userdata, 0, 0, limit, tokens, 0, 0};
+    Job job = {model, input, infer, strdup(given.prompt ? given.prompt : ""), userdata, 0, 0, limit, tokens, adapter, 0, 0};
     model->deaf = number(job.prompt, "deaf", 0);
     job.code = refused || has(job.prompt, "fail") ? -1 : number(job.prompt, "rc", 0);
     uint64_t before = hash_given(&given);
@@ -342,21 +406,55 @@ EXPORT int rkllm_run(LLMHandle handle, RKLLMInput *input, RKLLMInferParam *infer
         pthread_t own;
         if (has(job.prompt, "thread") && !pthread_create(&own, NULL, serve, &job)) pthread_join(own, NULL);
         else serve(&job);
+        save_cache(infer, job.prompt);
     }
     if (hash_given(&given) != before) violation("the input changed during the run");
-    pthread_mutex_lock(&lock);
-    model->kv += 4 + job.sent, model->ran = 1, model->running = false, model->last_userdata = userdata;
-    pthread_mutex_unlock(&lock);
     print_run(job.sent);
     put("{\"call\": \"returned\", \"at\": %.3f, \"userdata\": %zu, \"tokens\": %d, \"code\": %d}\n", now_ms(),
         (size_t)userdata, job.sent, job.code);
+    pthread_mutex_lock(&lock);
+    model->kv += 4 + job.sent, model->ran = 1, model->running = false, model->last_userdata = userdata;
+    pthread_mutex_unlock(&lock);
     free(job.prompt);
     return job.code;
 }
 
+static bool take_turn(Model *model, bool async) {
+    if (model->async != async) violation("a run that is asynchronous where the model is not, or the other way");
+    if (model->late_started) pthread_join(model->late, NULL), model->late_started = false;
+    pthread_mutex_lock(&lock);
+    bool busy = model->running;
+    model->running = true, model->aborted = false, model->aborts = 0;
+    pthread_mutex_unlock(&lock);
+    if (busy) violation("a second run on a handle");
+    return !busy;
+}
+
+EXPORT int rkllm_run(LLMHandle handle, RKLLMInput *input, RKLLMInferParam *infer, void *userdata) {
+    Model *model = live(handle, "rkllm_run");
+    if (!model || !input || !infer) return violation("rkllm_run with a NULL"), -1;
+    return take_turn(model, false) ? run(model, input, infer, userdata, "run") : -1;
+}
+
+typedef struct { Model *model; RKLLMInput *input; RKLLMInferParam *infer; void *userdata; } Errand;
+
+static void *run_later(void *argument) {
+    Errand errand = *(Errand *)argument;
+    free(argument);
+    rest(5);
+    run(errand.model, errand.input, errand.infer, errand.userdata, "run_async");
+    return NULL;
+}
+
 EXPORT int rkllm_run_async(LLMHandle handle, RKLLMInput *input, RKLLMInferParam *infer, void *userdata) {
-    (void)handle, (void)input, (void)infer, (void)userdata;
-    return violation("rkllm_run_async is not used"), -1;
+    Model *model = live(handle, "rkllm_run_async");
+    if (!model || !input || !infer) return violation("rkllm_run_async with a NULL"), -1;
+    if (!take_turn(model, true)) return -1;
+    if (model->runner_started) pthread_join(model->runner, NULL);
+    Errand *errand = malloc(sizeof *errand);
+    *errand = (Errand){model, input, infer, userdata};
+    model->runner_started = !pthread_create(&model->runner, NULL, run_later, errand);
+    return model->runner_started ? 0 : -1;
 }
 
 EXPORT int rkllm_abort(LLMHandle handle) {
@@ -372,28 +470,38 @@ EXPORT int rkllm_abort(LLMHandle handle) {
 
 EXPORT int rkllm_is_running(LLMHandle handle) {
     Model *model = live(handle, "rkllm_is_running");
-    return model && model->running ? 0 : -1;
+    if (!model) return -1;
+    pthread_mutex_lock(&lock);
+    bool running = model->running && !model->mute;
+    pthread_mutex_unlock(&lock);
+    return RELEASE >= R130 ? running : running ? 0 : -1; /* 0 for yes, until a release turned it round */
 }
 
 /* ---- the rest ------------------------------------------------------------------------------------------------ */
 
 EXPORT int rkllm_load_lora(LLMHandle handle, RKLLMLoraAdapter *adapter) {
-    if (!idle(handle, "rkllm_load_lora") || !adapter) return -1;
-    snprintf(loaded_lora, sizeof loaded_lora, "%s", adapter->lora_adapter_name);
+    Model *model = idle(handle, "rkllm_load_lora");
+    if (!model || !adapter) return -1;
     put("{\"call\": \"load_lora\", \"path\": %s, \"name\": %s, \"scale\": %.7g}\n",
         quoted(adapter->lora_adapter_path), quoted(adapter->lora_adapter_name), adapter->scale);
-    return 0;
+    return remember(&model->adapters, adapter->lora_adapter_name);
 }
 
+/* A prompt cache of the stand-in is a file with the prompt in it. */
 EXPORT int rkllm_load_prompt_cache(LLMHandle handle, const char *path) {
-    if (!idle(handle, "rkllm_load_prompt_cache")) return -1;
+    Model *model = idle(handle, "rkllm_load_prompt_cache");
+    if (!model) return -1;
     put("{\"call\": \"load_prompt_cache\", \"path\": %s}\n", quoted(path));
-    return path && strstr(path, "missing") ? -1 : 0;
+    if (model->cache) return violation("a second prompt cache"), -1;
+    return (model->cache = load_cache(path)) ? 0 : -1;
 }
 
 EXPORT int rkllm_release_prompt_cache(LLMHandle handle) {
-    if (!idle(handle, "rkllm_release_prompt_cache")) return -1;
+    Model *model = idle(handle, "rkllm_release_prompt_cache");
+    if (!model) return -1;
     put("{\"call\": \"release_prompt_cache\"}\n");
+    if (!model->cache) violation("no prompt cache to release");
+    free(model->cache), model->cache = NULL;
     return 0;
 }
 
@@ -408,6 +516,7 @@ EXPORT int rkllm_clear_kv_cache(LLMHandle handle, int keep_system_prompt) {
     Model *model = idle(handle, "rkllm_clear_kv_cache");
     if (!model) return -1;
     put("{\"call\": \"clear\", \"keep_system_prompt\": %d, \"start\": %d, \"end\": %d}\n", keep_system_prompt, from, to);
+    model->kv_adapter = 0;
     if (!model->ran) return -1; /* nothing to clear yet: a runtime may well call that a failure */
     model->kv = from >= 0 ? model->kv - (to - from) : 0;
     return model->clear_code;
@@ -430,10 +539,17 @@ EXPORT int rkllm_get_kv_cache_size(LLMHandle handle, int *sizes) {
 }
 
 EXPORT int rkllm_set_function_tools(LLMHandle handle, const char *system, const char *tools, const char *response) {
-    return idle(handle, "rkllm_set_function_tools") && system && tools && response ? 0 : -1;
+    if (!idle(handle, "rkllm_set_function_tools")) return -1;
+    put("{\"call\": \"set_function_tools\", \"system\": %s, \"tools\": %s, \"response\": %s}\n", quoted(system),
+        quoted(tools), quoted(response));
+    return system && tools && response ? 0 : -1;
 }
 
 EXPORT int rkllm_set_cross_attn_params(LLMHandle handle, RKLLMCrossAttnParam *params) {
-    return idle(handle, "rkllm_set_cross_attn_params") && params ? 0 : -1;
+    Model *model = idle(handle, "rkllm_set_cross_attn_params");
+    if (!model || !params || !model->cross) return -1;
+    model->attention = *params; /* the arrays stay the caller's, and are read in each run */
+    put("{\"call\": \"set_cross_attn_params\", \"num_tokens\": %d}\n", params->num_tokens);
+    return 0;
 }
 #endif

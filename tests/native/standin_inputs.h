@@ -92,15 +92,47 @@ static int take_input(const RKLLMInput *input, Given *g, int width, int image_to
     return g->prompt && strstr(g->prompt, "<image>") && tokens == (size_t)image_tokens ? 0 : -1;
 }
 
-static char loaded_lora[64];
+/* ---- adapters and prompt caches ------------------------------------------------------------------------------ */
 
-/* Writes down the settings; returns the most tokens the run may have. */
-static int take_infer(const RKLLMInferParam *infer, int limit) {
+typedef struct { int count; char *names[16]; } Adapters;
+
+static int remember(Adapters *adapters, const char *name) {
+    if (!name || adapters->count == 16) return -1;
+    for (int i = 0; i < adapters->count; i++) if (!strcmp(adapters->names[i], name)) return violation("a name twice"), -1;
+    adapters->names[adapters->count++] = strdup(name);
+    return 0;
+}
+
+static void forget(Adapters *adapters) {
+    while (adapters->count) free(adapters->names[--adapters->count]);
+}
+
+static char *load_cache(const char *path) {
+    FILE *file = path ? fopen(path, "r") : NULL;
+    if (!file) return NULL;
+    char text[2048];
+    size_t size = fread(text, 1, sizeof text - 1, file);
+    text[size] = 0;
+    fclose(file);
+    return strncmp(text, "CACHE ", 6) ? NULL : strdup(text + 6);
+}
+
+static void save_cache(const RKLLMInferParam *infer, const char *prompt) {
+    const RKLLMPromptCacheParam *cache = infer->prompt_cache_params;
+    if (!cache || has(prompt, "unsaved")) return;
+    if (!cache->save_prompt_cache || !cache->prompt_cache_path) { violation("prompt cache parameters that ask for nothing"); return; }
+    FILE *file = fopen(cache->prompt_cache_path, "w");
+    if (file) fprintf(file, "CACHE %s", prompt), fclose(file);
+}
+
+/* Writes down the settings; returns the most tokens the run may have. adapter: the number of the one asked for. */
+static int take_infer(const RKLLMInferParam *infer, int limit, const Adapters *adapters, int *adapter) {
     put(", \"mode\": %d", infer->mode);
-    if (infer->prompt_cache_params) violation("prompt cache not asked for");
+    const RKLLMPromptCacheParam *cache = infer->prompt_cache_params;
     const char *lora = infer->lora_params ? infer->lora_params->lora_adapter_name : NULL;
-    if (lora && strcmp(lora, loaded_lora)) violation("an adapter that was not loaded");
-    put(", \"lora\": %s", quoted(lora));
+    for (int i = 0; lora && i < adapters->count; i++) if (!strcmp(lora, adapters->names[i])) *adapter = i + 1;
+    if (lora && !*adapter) violation("an adapter that was not loaded");
+    put(", \"lora\": %s, \"save_cache\": %s", quoted(lora), quoted(cache ? cache->prompt_cache_path : NULL));
 #if RELEASE >= R120
     put(", \"keep_history\": %d", infer->keep_history);
 #endif

@@ -310,15 +310,6 @@ def test_cache_template_and_size_by_release(standin: Backend) -> None:
         assert model.kv_cache_size() == 0
 
 
-def test_prompt_cache(standin: Backend) -> None:
-    model = standin.open()
-    model.load_prompt_cache("/cache.bin")
-    model.release_prompt_cache()
-    assert [e["call"] for e in standin.standin.seen()][1:] == ["load_prompt_cache", "release_prompt_cache"]
-    with pytest.raises(RunError, match="rkllm_load_prompt_cache returned -1"):
-        model.load_prompt_cache("/missing.bin")
-
-
 def test_logits_and_hidden_states(standin: Backend) -> None:
     model = standin.open()
     wanted = np.arange(21, dtype=np.float32).reshape(3, 7) + 0.5

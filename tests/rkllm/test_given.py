@@ -265,13 +265,3 @@ def test_image_size_and_history_with_images(standin: Backend) -> None:
         with pytest.raises(OptionError, match="keep_history does not go with images"):
             model.generate(Request(prompt="<image>", images=images(), image_size=(8, 8), keep_history=True))
     assert standin.standin.seen("run") == []
-
-
-def test_an_adapter_is_used_by_the_runs_that_name_it(standin: Backend) -> None:
-    model = standin.open()
-    model.load_lora("/models/tone.rkllm", "tone", 0.5)
-    loaded = one(standin, "load_lora")
-    assert (loaded["path"], loaded["name"], loaded["scale"]) == ("/models/tone.rkllm", "tone", 0.5)
-    model.generate(Request(prompt="[tokens=1]")).text()
-    model.generate(Request(prompt="[tokens=1]", lora="tone")).text()
-    assert [run["lora"] for run in standin.standin.seen("run")] == [None, "tone"]

@@ -49,7 +49,7 @@ _ROWS_KEPT = 4096
 
 @dataclass(frozen=True)
 class Output:
-    """What a prefill gives: float32 logits (tokens kept, vocabulary) and, if exported, hidden states (n, width)."""
+    """What a prefill gives: float32 logits (tokens kept, vocabulary) and, if asked for, hidden states (n, width)."""
 
     logits: NDArray[np.float32]
     hidden: NDArray[np.float32] | None
@@ -180,13 +180,14 @@ class Context:
         positions: NDArray[np.int64] | None = None,
         next_position: int | None = None,
         all_logits: bool = False,
+        hidden: bool = False,
     ) -> Output:
         """Append tokens to the cache. feed: embeddings (n, width), or ids (n,) for a decoder that takes those.
 
         deepstack: (levels, n, width), for a decoder with such inputs; None is zero, which is right without an image.
         positions: int64 (3, n), for a decoder with grid positions, and then next_position too. all_logits: give the
-        logits of every token, not of the last alone. Raises RunError when the decoder fails; the cache is then as
-        it was.
+        logits of every token, not of the last alone. hidden: give the last hidden layer too, of a decoder that has it.
+        Raises RunError when the decoder fails; the cache is then as it was.
         """
         d = self._decoder
         n = feed.shape[0]
@@ -204,12 +205,13 @@ class Context:
             self._bind("num_logits_to_keep", np.array(0 if all_logits else 1, d.plain_dtypes["num_logits_to_keep"]))
         if "use_cache_branch" in d.plain_dtypes:
             self._bind("use_cache_branch", np.array([self.length > 0]))
-        outputs = self._run(n, [d.hidden_name] if d.hidden_name else [])
+        more = [d.hidden_name] if hidden and d.hidden_name else []
+        outputs = self._run(n, more)
         self.next_position = self.next_position + n if next_position is None else next_position
         logits = outputs[0].numpy()[0]
-        hidden = outputs[-1].numpy()[0].astype(np.float32, copy=False) if d.hidden_name else None
+        states = outputs[-1].numpy()[0].astype(np.float32, copy=False) if more else None
         self._ready_step()
-        return Output((logits if all_logits else logits[-1:]).astype(np.float32, copy=False), hidden)
+        return Output((logits if all_logits else logits[-1:]).astype(np.float32, copy=False), states)
 
     def step(self, token: int) -> NDArray[np.float32]:
         """Append one token and give the logits after it, float32 (vocabulary,). Raises RunError."""

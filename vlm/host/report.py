@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm.rkllm.abi import Abi, CallState
+from vlm.rkllm.abi import Abi, CallbackReturn, CallState
 
-PAUSE = 1
+PAUSE = CallbackReturn.PAUSE
 """What a callback returns to pause a run, on the releases whose callback returns int."""
 
 

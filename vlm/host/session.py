@@ -208,6 +208,7 @@ class Session:
             positions=prepared.positions,
             next_position=prepared.next_position,
             all_logits=prepared.task.mode is InferMode.GET_LOGITS,
+            hidden=prepared.task.mode is InferMode.GET_LAST_HIDDEN_LAYER,
         )
         beat()
         taken = (time.perf_counter() - began) * 1000

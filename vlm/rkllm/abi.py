@@ -39,6 +39,14 @@ class CallState(IntEnum):
     LAST_HIDDEN_LAYER = 4  # 1.1.4 only; later releases hand it over with NORMAL
 
 
+class CallbackReturn(IntEnum):
+    """What a result callback that returns int may say."""
+
+    GO_ON = 0
+    PAUSE = 1
+    RELEASE = 2  # from 1.3.0: the array just handed over may be freed
+
+
 class InputType(IntEnum):
     """Which member of the union in RKLLMInput is set (RKLLMInputType)."""
 
@@ -297,6 +305,16 @@ class Abi:
         if name in STRUCTS:
             return self.structs.get(name)
         raise AttributeError(name)
+
+    @property
+    def frees_arrays(self) -> bool:
+        """Whether the result callback may have an array's buffer released at once, by returning RELEASE (1.3.0)."""
+        return self.RKLLMCallback is not None
+
+    @property
+    def running_is_one(self) -> bool:
+        """How `rkllm_is_running` says yes: 1 (1.3.0), or 0 as the headers before it document."""
+        return self.RKLLMCallback is not None
 
     @property
     def ResultCallback(self) -> Any:

@@ -1,20 +1,29 @@
 """A model's handle: the calls on it, the callback, and all that C may still read while it lives.
 
-Every function here is called on the model's worker thread, `rkllm_abort` alone from another.
+Every function here is called on the model's worker thread; `rkllm_abort` and `rkllm_is_running` alone from others.
 """
 
 from __future__ import annotations
 
 import ctypes
+import time
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
-from vlm.errors import RkvlmError, RunError
+from vlm.errors import ModelLoadError, RkvlmError, RunError
+from vlm.rkllm.abi import CallbackReturn
 from vlm.rkllm.diagnosis import Attempt, RuntimeFacts, load_error, read_facts, run_advice
+from vlm.rkllm.hooks import Hooks
 from vlm.rkllm.library import Library
 from vlm.rkllm.messages import log_lines
 from vlm.rkllm.run import Run
 from vlm.rkllm.structs import RunInput
+
+Clear = Literal["no", "before", "around"]
+"""When the whole KV cache is cleared for a run, where the release can."""
+
+_POLL_S = 0.02  # an asynchronous run that ends without a word is noticed this soon
+_QUIET_S = 0.5  # and is over when the runtime has said for this long that nothing runs
 
 
 class Router:
@@ -29,25 +38,31 @@ class Router:
         self._numbered = False
 
     def __call__(self, result: Any, userdata: int | None, state: int) -> int:
-        """Take one callback. Returns 0, go on; a run is stopped by asking for an abort, never from in here."""
+        """Take one callback. Returns what the run says of it; a run is stopped by an abort, never from in here."""
         run = self.current
         try:
             if run is not None and userdata == run.id:
                 self._numbered = True
-                run.on_result(result, state)
-            elif run is not None and userdata is None and not self._numbered:
-                run.on_result(result, state)
+                return run.on_result(result, state)
+            if run is not None and userdata is None and not self._numbered:
+                return run.on_result(result, state)
         except BaseException as exc:  # out of here it would become a random return code
             if run is not None:
                 run.fail(exc)
-        return 0
+        return CallbackReturn.GO_ON
 
 
 class Handle:
-    """The LLMHandle of one loaded model. `destroy` may be called at any time after the constructor, and twice."""
+    """The LLMHandle of one loaded model. `destroy` may be called at any time after the constructor, and twice.
 
-    def __init__(self, library: Library) -> None:
+    asynchronous: runs are begun by `rkllm_run_async`, and waited for here.
+    """
+
+    def __init__(self, library: Library, hooks: Hooks, *, asynchronous: bool = False) -> None:
         self.library = library
+        self._hooks = hooks
+        self._asynchronous = asynchronous
+        self._cross_attention: list[object] = []
         self._handle = ctypes.c_void_p()
         self._router = Router()
         self._keep: list[object] = []
@@ -70,9 +85,11 @@ class Handle:
         self._keep += [callback, param, *keep]
         if abi.RKLLMCallback is not None:
             # result_userdata stays NULL: what rkllm_run is given is the run's number
-            table = abi.RKLLMCallback(result_callback=callback)
+            table = abi.RKLLMCallback(result_callback=callback, **self._hooks.callbacks)
             self._keep.append(table)
             callback = ctypes.byref(table)
+        wrong: list[BaseException] = []
+        self._hooks.fail = wrong.append
         self.library.drain_messages()
         handle = ctypes.c_void_p()
         with self.library.listen() as said:
@@ -91,21 +108,28 @@ class Handle:
         log_lines(said, failed=attempt.failed)
         if attempt.loaded:  # a handle with no model behind it is not given back: nobody knows what that would touch
             self._handle = handle
+        if attempt.failed and wrong:
+            raise ModelLoadError(f"{path} could not be opened: {wrong[0]}") from wrong[0]
         if attempt.failed:
             raise load_error(attempt)
+        self._hooks.fail = self._hook_failed
 
-    def run(self, run: Run, prepared: RunInput, clear: bool, seed: int | None) -> None:
+    def _hook_failed(self, exc: BaseException) -> None:
+        if self._router.current is not None:
+            self._router.current.fail(exc, "The tokenizer or the embeddings of one's own")
+
+    def run(self, run: Run, prepared: RunInput, clear: Clear, seed: int | None) -> None:
         """Make one run from beginning to end. Whatever happens, the run's stream is ended; nothing is raised.
 
-        clear: clear the whole KV cache before and after, where the release can: an image run on 1.3.0 otherwise may
-        see the image before.
+        clear: an image run on 1.3.0 may otherwise see the image before, and what one adapter made another would use.
         """
         try:
-            clear = clear and "rkllm_clear_kv_cache" in self.library.functions
-            if clear:
+            if "rkllm_clear_kv_cache" not in self.library.functions:
+                clear = "no"
+            if clear != "no":
                 self._clear_all(fresh=not self._used)
             self._run(run, prepared, seed)
-            if clear:
+            if clear == "around":
                 self._clear_all()
         except RkvlmError as exc:
             run.error = run.error or exc
@@ -124,13 +148,42 @@ class Handle:
             return
         self._used = True
         self._router.current = run
+        functions = self.library.functions
+        begin = functions.rkllm_run_async if self._asynchronous else functions.rkllm_run
         try:
-            code = self.library.functions.rkllm_run(
-                self._handle, ctypes.byref(prepared.input), ctypes.byref(prepared.infer), run.id
-            )
+            code = begin(self._handle, ctypes.byref(prepared.input), ctypes.byref(prepared.infer), run.id)
+            if self._asynchronous and code == 0:
+                self._wait(run)
             run.finish(code, partial(self._describe, RunError))
         finally:
             self._router.current = None
+
+    def _wait(self, run: Run) -> None:
+        """Wait for an asynchronous run: until it has told its end, and the runtime says that nothing runs.
+
+        Neither is enough alone. The end is told while the run is still on its way out, or (after an abort) never; and
+        what `rkllm_is_running` says right after the beginning, or at all, is not to be relied on.
+        """
+        quiet = 0.0
+        told = None
+        while quiet < _QUIET_S:
+            run.ended.wait(_POLL_S)
+            if run.ended.is_set():
+                told = told or time.monotonic()
+                if not self.is_running() or time.monotonic() - told > _QUIET_S:
+                    return
+                time.sleep(_POLL_S)
+            quiet = 0.0 if self.is_running() else quiet + _POLL_S
+
+    def is_running(self) -> bool:
+        """What the runtime says, read as its release means it."""
+        code = int(self.library.functions.rkllm_is_running(self._handle))
+        return code == 1 if self.library.abi.running_is_one else code == 0
+
+    def set_cross_attention(self, struct: Any, keep: object) -> None:
+        """Give an encoder's output to the runtime. keep: what it points to, kept until the next. Raises RunError."""
+        self.check("rkllm_set_cross_attn_params", ctypes.byref(struct))
+        self._cross_attention = [struct, keep]
 
     def _clear_all(self, fresh: bool = False) -> None:
         code = self._clear(0, None, None)

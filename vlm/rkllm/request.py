@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,6 +16,12 @@ from vlm.rkllm.abi import Abi, first_release
 
 IMAGE_TAG = "<image>"
 """What stands for one image in a prompt, whatever the model family (the vendor's convention)."""
+
+
+CACHE_AND_IMAGES = (
+    "A prompt cache does not go with images: it is found again by its tokens, and two pictures have the same ones, so "
+    "that an answer could be about another picture. Release the cache, or leave the images out."
+)
 
 
 class SamplingFixedWarning(UserWarning):
@@ -35,12 +43,17 @@ class Placement:
 
     base_domain_id: the NPU's IOMMU domain (4 GB each; 1 on RK3588 and RK3576 leaves 0 to the encoder). cpu_mask: the
     CPUs that help, bit by bit (0xF0 is 4 to 7), from 1.2.0. embed_flash: read the token embeddings from storage instead
-    of keeping them in memory, from 1.2.0.
+    of keeping them in memory, from 1.2.0. cross_attention: the model attends to an encoder's output, which
+    `set_cross_attention` gives, from 1.2.1.
+
+    The header's n_batch is not among them: it stays 1. It makes several inputs run at once, where a model here has one
+    question at a time, and 8 or 16 of it crash release 1.2.3.
     """
 
     base_domain_id: int | None = None
     cpu_mask: int | None = None
     embed_flash: bool | None = None
+    cross_attention: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,10 @@ class ModelSettings:
     stop_timeout_s: how long to wait for a run to return after it was asked to stop; an abort takes effect between
     tokens only, never in the prefill, so this must exceed the longest prefill. n_keep: tokens at the start of the
     context that stay when it overflows, from 1.2.0. image_shape: (tokens, width x outputs) that every image must have.
-    skip_special_token: leave the model's control tokens out of the text.
+    skip_special_token: leave the model's control tokens out of the text. run_async: have the runtime run in a thread of
+    its own (`rkllm_run_async`) in place of ours; nothing else changes. prompt_cache_dir: where prompt caches lie that
+    are called by a name. tokenizer, embedder: in place of the model's own, from 1.3.0; text to ids, and ids int32 (n,)
+    to embeddings (n, width). They are called from the runtime's threads, also while the model is being opened.
     """
 
     sampling_per_run: Literal["warn", "refuse"] = "warn"
@@ -60,6 +76,10 @@ class ModelSettings:
     n_keep: int | None = None
     image_shape: tuple[int, int] | None = None
     skip_special_token: bool = True
+    run_async: bool = False
+    prompt_cache_dir: Path | None = None
+    tokenizer: Callable[[str], Sequence[int]] | None = None
+    embedder: Callable[[NDArray[np.int32]], NDArray[np.floating]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +92,8 @@ class Request:
     encoder's input. sampling, max_new_tokens: None for what the model was opened with. stop: strings that end the
     answer and are not part of it. keep_history: go on from the runs before (1.2.0; text only). enable_thinking: the
     runtime's own switch (1.2.1). seed: of the sampling, where the runtime has one. lora: the name of a loaded adapter.
+    role: whose turn the runtime's own template makes of it; "tool" is the answer of a function (1.2.1). save_cache: the
+    file that what the model made of this prompt is saved in, for `load_prompt_cache`.
     """
 
     prompt: str | None = None
@@ -86,6 +108,8 @@ class Request:
     enable_thinking: bool = False
     seed: int | None = None
     lora: str | None = None
+    role: Literal["user", "tool"] = "user"
+    save_cache: Path | None = None
 
 
 def encode_text(text: str, what: str = "prompt") -> bytes:
@@ -117,10 +141,27 @@ def check_request(request: Request, abi: Abi, settings: ModelSettings) -> None:
         raise OptionError(f"max_new_tokens must be at least 1; got {request.max_new_tokens}.")
     if not all(request.stop):
         raise OptionError("A stop string must not be empty.")
-    if request.keep_history and not abi.has("RKLLMInferParam", "keep_history"):
-        raise NotSupportedByRuntime("keep_history", abi.release, first_release("RKLLMInferParam", "keep_history"))
-    if request.enable_thinking and not abi.has("RKLLMInput", "enable_thinking"):
-        raise NotSupportedByRuntime("enable_thinking", abi.release, first_release("RKLLMInput", "enable_thinking"))
+    for asked, struct, field_name in (
+        (request.keep_history, "RKLLMInferParam", "keep_history"),
+        (request.enable_thinking, "RKLLMInput", "enable_thinking"),
+        (request.role != "user", "RKLLMInput", "role"),
+    ):
+        if asked and not abi.has(struct, field_name):
+            raise NotSupportedByRuntime(field_name, abi.release, first_release(struct, field_name))
+    if request.save_cache is not None:
+        _check_saved(request)
+
+
+def _check_saved(request: Request) -> None:
+    """A prompt cache is found again by its tokens, which must say all that it was made of."""
+    if request.images is not None:
+        raise OptionError(CACHE_AND_IMAGES)
+    if request.embedding is not None:
+        raise OptionError(
+            "A prompt cache is found again by its tokens, and an embedding has none; save text or tokens."
+        )
+    if request.lora is not None:
+        raise OptionError("A prompt cache is made without a LoRA adapter: it does not say which one made it.")
 
 
 def check_context(request: Request, max_new_tokens: int, max_context_len: int | None) -> None:

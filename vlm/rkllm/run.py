@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlm.errors import RkvlmError, RunError, RunTimeoutError
-from vlm.rkllm.abi import Abi, CallState, InferMode
+from vlm.rkllm.abi import Abi, CallbackReturn, CallState, InferMode
 from vlm.rkllm.text import StopScanner, Utf8Joiner
 
 FinishReason = Literal["stop", "length", "abort"]
@@ -70,6 +70,7 @@ class Run:
         self.arrays: list[NDArray[np.float32]] = []
         self.abort: Callable[[], object] = lambda: None
         self.on_return: Callable[[], object] = lambda: None
+        self._frees_arrays = abi.frees_arrays
         self._has_perf = abi.has("RKLLMResult", "perf")
         self._limit, self._runtime_limit = limit, runtime_limit
         self._mode = mode
@@ -88,16 +89,21 @@ class Run:
 
     # The runtime's side.
 
-    def on_result(self, result: Any, state: int) -> None:
-        """Take one callback. Everything is copied out: the result is the runtime's again when this returns."""
+    def on_result(self, result: Any, state: int) -> CallbackReturn:
+        """Take one callback. Everything is copied out: the result is the runtime's again when this returns.
+
+        Returns what to tell the runtime, which is to go on, and of an array that it may free it now.
+        """
+        told = CallbackReturn.GO_ON
         content = result.contents if result else None
         text = content.text if content is not None else None
         if state == CallState.ERROR:
             self._failed = "the runtime reported an error" + (f": {text.decode('utf-8', 'replace')}" if text else "")
             self.ended.set()
-            return
+            return told
         if content is not None and self._mode is not InferMode.GENERATE:
-            self._take_array(content, state)
+            if self._take_array(content, state) and self._frees_arrays:
+                told = CallbackReturn.RELEASE
         elif content is not None and state in (CallState.NORMAL, CallState.WAITING):
             self._take_token(content.token_id, text or b"")
         elif content is not None and text and (content.token_id, text) != self._last:
@@ -109,10 +115,11 @@ class Run:
                     p.prefill_time_ms, p.prefill_tokens, p.generate_time_ms, p.generate_tokens, p.memory_usage_mb
                 )
             self.ended.set()
+        return told
 
-    def fail(self, exc: BaseException) -> None:
-        """Record what went wrong inside the callback, and have the run end; no exception may reach C."""
-        error = RunError(f"Taking a result from the runtime failed: {type(exc).__name__}: {exc}.")
+    def fail(self, exc: BaseException, what: str = "Taking a result from the runtime") -> None:
+        """Record what went wrong inside a callback, and have the run end; no exception may reach C."""
+        error = RunError(f"{what} failed: {type(exc).__name__}: {exc}")
         error.__cause__ = exc
         self.error = self.error or error
         self.ask_abort("abort")
@@ -135,15 +142,17 @@ class Run:
         if text:
             self.queue.put(Piece(text, self.token_ids[-1] if self.token_ids else -1))
 
-    def _take_array(self, content: Any, state: int) -> None:
+    def _take_array(self, content: Any, state: int) -> bool:
+        """Copy an array out of a result; whether there was one."""
         if self._mode is InferMode.GET_LOGITS:
             source, pointer, width = content.logits, content.logits.logits, content.logits.vocab_size
         else:
             source = content.last_hidden_layer
             pointer, width = source.hidden_states, source.embd_size
         if not pointer or width <= 0 or source.num_tokens <= 0 or (state == CallState.FINISH and self.arrays):
-            return
+            return False
         self.arrays.append(np.ctypeslib.as_array(pointer, (source.num_tokens, width)).copy())
+        return True
 
     # The worker's side.
 

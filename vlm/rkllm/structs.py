@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlm.errors import NotSupportedByRuntime, OptionError
+from vlm.errors import EmbeddingError, NotSupportedByRuntime, OptionError
 from vlm.options import Sampling
 from vlm.rkllm.abi import Abi, InferMode, InputType, first_release
 from vlm.rkllm.request import ImageTags, ModelSettings, Placement, Request, encode_text
@@ -41,13 +41,15 @@ def same_sampling(one: Sampling, other: Sampling) -> bool:
     return all(getattr(one, name) == getattr(other, name) for name in SAMPLING_FIELDS)
 
 
-def fill_param(param: Any, abi: Abi, *, path: bytes, tags: ImageTags, placement: Placement) -> list[object]:
+def fill_param(
+    param: Any, abi: Abi, *, path: bytes, tags: ImageTags, placement: Placement, run_async: bool = False
+) -> list[object]:
     """Set the model, the image tags (before 1.3.0) and the placement in an RKLLMParam with the runtime's defaults.
 
     Returns what must live as long as the model. Raises NotSupportedByRuntime for a placement the release cannot take.
     """
     param.model_path = path
-    param.is_async = False
+    param.is_async = run_async
     keep: list[object] = [path]
     if abi.has("RKLLMParam", "img_start"):
         for name, tag in (("img_start", tags.start), ("img_end", tags.end), ("img_content", tags.content)):
@@ -66,6 +68,9 @@ def fill_param(param: Any, abi: Abi, *, path: bytes, tags: ImageTags, placement:
     if placement.embed_flash is not None:
         _need(abi, "RKLLMExtendParam", "embed_flash", "embed_flash")
         extend.embed_flash = int(placement.embed_flash)
+    if placement.cross_attention is not None:
+        _need(abi, "RKLLMExtendParam", "use_cross_attn", "cross attention")
+        extend.use_cross_attn = int(placement.cross_attention)
     return keep
 
 
@@ -90,7 +95,7 @@ def make_run_input(
     """Build the structs of one run. The request has passed `check_request`."""
     made = RunInput(abi.RKLLMInput(), abi.RKLLMInferParam())
     if abi.has("RKLLMInput", "role"):
-        made.input.role = b"user"
+        made.input.role = request.role.encode()
         made.input.enable_thinking = request.enable_thinking
     if request.tokens is not None:
         made.input.input_type = InputType.TOKEN
@@ -117,6 +122,11 @@ def make_run_input(
         lora = abi.RKLLMLoraParam(encode_text(request.lora, "name of the LoRA adapter"))
         made.infer.lora_params = ctypes.pointer(lora)
         made.keep.append(lora)
+    if request.save_cache is not None:
+        file = encode_text(str(request.save_cache), "path")
+        cache = abi.RKLLMPromptCacheParam(save_prompt_cache=1, prompt_cache_path=file)
+        made.infer.prompt_cache_params = ctypes.pointer(cache)
+        made.keep += [file, cache]
     if abi.RKLLMSamplingParam is not None:
         own = abi.RKLLMSamplingParam(**{name: getattr(sampling, name) for name in SAMPLING_FIELDS})
         made.infer.sampling_params = ctypes.pointer(own)
@@ -128,6 +138,55 @@ def make_run_input(
 def make_lora(abi: Abi, file: bytes, name: bytes, scale: float) -> Any:
     """The struct that names an adapter's file; the caller keeps it and its bytes alive for the call."""
     return abi.RKLLMLoraAdapter(lora_adapter_path=file, lora_adapter_name=name, scale=scale)
+
+
+@dataclass(frozen=True, eq=False)
+class CrossAttention:
+    """An encoder's output, for a model opened with `Placement.cross_attention` (1.2.1).
+
+    keys: float32, C-contiguous, (layers, tokens, key-value heads, head width). values: the same, (layers, key-value
+    heads, head width, tokens). mask: float32 (tokens,). positions: int32 (tokens,). Layouts: the vendor's header.
+    """
+
+    keys: NDArray[np.float32]
+    values: NDArray[np.float32]
+    mask: NDArray[np.float32]
+    positions: NDArray[np.int32]
+
+
+def make_cross_attention(abi: Abi, given: CrossAttention) -> Any:
+    """The struct over the arrays where they lie; they must live as long as the runtime may use them.
+
+    Raises EmbeddingError for arrays that are not as CrossAttention says, or do not fit one another.
+    """
+    for array, name, axes, dtype in (
+        (given.keys, "keys", 4, np.float32),
+        (given.values, "values", 4, np.float32),
+        (given.mask, "mask", 1, np.float32),
+        (given.positions, "positions", 1, np.int32),
+    ):
+        good = isinstance(array, np.ndarray) and array.dtype == dtype and array.ndim == axes and array.size
+        if not good or not array.flags.c_contiguous:
+            got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+            raise EmbeddingError(
+                f"{name} must be C-contiguous {np.dtype(dtype)} with {axes} axes, not empty; got {got}."
+            )
+    layers, tokens, heads, width = given.keys.shape
+    for array, name, shape in (
+        (given.values, "values", (layers, heads, width, tokens)),
+        (given.mask, "mask", (tokens,)),
+        (given.positions, "positions", (tokens,)),
+    ):
+        if array.shape != shape:
+            raise EmbeddingError(f"{name} must be of shape {shape}, as keys {given.keys.shape} say; got {array.shape}.")
+    floats = ctypes.POINTER(ctypes.c_float)
+    return abi.RKLLMCrossAttnParam(
+        encoder_k_cache=ctypes.cast(given.keys.ctypes.data, floats),
+        encoder_v_cache=ctypes.cast(given.values.ctypes.data, floats),
+        encoder_mask=ctypes.cast(given.mask.ctypes.data, floats),
+        encoder_pos=ctypes.cast(given.positions.ctypes.data, ctypes.POINTER(ctypes.c_int32)),
+        num_tokens=tokens,
+    )
 
 
 def _fill_images(made: RunInput, request: Request, images: NDArray[np.float32], abi: Abi, tags: ImageTags) -> None:
