@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from vlm.engine.messages import ImagePart, ModelFacts, Question, TextPart, Turn
     from vlm.engine.reply import Reply
     from vlm.errors import RkvlmError
+    from vlm.kept import close, describe
     from vlm.locate import ModelInfo, model_name, models
-    from vlm.pipeline import VLM, close, describe, load
+    from vlm.pipeline import VLM, load
+    from vlm.speech import Thought, ToolCall
     from vlm.turns import core_plan
 
 _HOMES = {
@@ -45,7 +47,9 @@ _HOMES = {
     **dict.fromkeys(("ImagePart", "ModelFacts", "Question", "TextPart", "Turn"), "vlm.engine.messages"),
     "Reply": "vlm.engine.reply",
     "core_plan": "vlm.turns",
-    **dict.fromkeys(("VLM", "close", "describe", "load"), "vlm.pipeline"),
+    **dict.fromkeys(("close", "describe"), "vlm.kept"),
+    **dict.fromkeys(("VLM", "load"), "vlm.pipeline"),
+    **dict.fromkeys(("Thought", "ToolCall"), "vlm.speech"),
 }
 __all__ = [
     "VLM",
@@ -64,6 +68,8 @@ __all__ = [
     "RkvlmError",
     "Stream",
     "TextPart",
+    "Thought",
+    "ToolCall",
     "Turn",
     "close",
     "connect",

@@ -61,6 +61,12 @@ class RunOptions(Sampling):
     max_new_tokens: int = Field(default=256, ge=1, le=16384, description="Stop after this many tokens.")
     stop: tuple[str, ...] = Field(default=(), description="End the answer before this text; may be repeated.")
     seed: int | None = Field(default=None, ge=0, lt=2**32, description="Seed of the sampling; the host runtime only.")
+    thinking: bool = Field(default=False, description="Have the model think before it answers, where it can.")
+    adapter: str | None = Field(default=None, description="LoRA adapter to answer with, by its name; see lora.")
+
+
+Pooling = Literal["mean", "last"]
+"""How the last hidden layer becomes one embedding: its mean over the tokens, or its last token's."""
 
 
 def _listed(value: Any) -> Any:

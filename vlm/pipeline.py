@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from encoders import open_encoder
 from encoders.base import Encoder, ImageEmbedding, VisionSpec, join_embeddings
@@ -17,25 +19,25 @@ from encoders.cache import CacheStats, EmbeddingCache, cache_key
 from encoders.images import ImageLimits, Source, load_image, read_image
 from encoders.paced import PacedEncoder
 from encoders.preprocess import fit_image
+from vlm.adapters import adapter_file
 from vlm.answer import Answer, Stream
-from vlm.errors import ModelBusyError, ModelClosedError, ModelLoadError, NotSupportedByRuntime, OptionError, PromptError
+from vlm.errors import ModelBusyError, ModelClosedError, NotSupportedByRuntime, OptionError, RunError
 from vlm.locate import Parts, locate
+from vlm.messages import message_of
 from vlm.npu import Plan
-from vlm.options import DEFAULT_PROMPT, NpuOptions, RunOptions, Sampling, checked
+from vlm.options import DEFAULT_PROMPT, NpuOptions, Pooling, RunOptions, Sampling, checked
 from vlm.pace import Pace
-from vlm.prompt import IMAGE, Message, Part, render
+from vlm.prompt import IMAGE, Message, render
 from vlm.rkllm.abi import RELEASES, abi
 from vlm.rkllm.library import Library, host_library, open_library
 from vlm.rkllm.messages import captured
 from vlm.rkllm.model import ImageTags, Model, ModelSettings, Placement, Request
 from vlm.settings import Settings, load_settings
+from vlm.speech import Speech
 from vlm.turns import NpuTurns, open_turns
 
 if TYPE_CHECKING:
     from vlm.profile import Profile
-
-LORA = "lora"
-"""The name that the adapter of the settings has in the runtime."""
 
 
 class VLM:
@@ -91,26 +93,31 @@ class VLM:
             # The prompt is ours from here on; 1.1.4 has no template to switch off.
             if "rkllm_set_chat_template" in library.functions:
                 self._model.set_chat_template("", "", "")
-            self._lora = self._add_to_model(settings)
+            self._add_to_model(settings)
             self._opened: ExitStack | None = opened.pop_all()
 
-    def _add_to_model(self, settings: Settings) -> str | None:
-        """Load the LoRA adapter and the prompt cache of the settings. Returns the adapter's name."""
+    def _add_to_model(self, settings: Settings) -> None:
+        """Load the LoRA adapters and the prompt cache of the settings."""
         if settings.prompt_cache is not None:
             if self._encoder is not None:
                 raise OptionError("A prompt cache does not go with pictures; open the model for text alone.")
-            self._model.load_prompt_cache(_there(settings.prompt_cache, "prompt cache"))
-        if settings.lora is None:
-            return None
-        if "rkllm_load_lora" not in self.library.functions:
+            self._model.load_prompt_cache(settings.prompt_cache.expanduser())
+        if settings.lora and "rkllm_load_lora" not in self.library.functions:
             raise OptionError(f"The {self.library.origin} runtime takes no LoRA adapters; leave the setting lora out.")
-        self._model.load_lora(_there(settings.lora, "LoRA adapter"), LORA, settings.lora_scale)
-        return LORA
+        for given in map(adapter_file, settings.lora):
+            self._model.load_lora(given.file, given.name, given.scale)
+        if self._usual.adapter not in (None, *self._model.loras):
+            raise OptionError(_no_adapter(self._usual.adapter, self._model.loras))
 
     @property
     def name(self) -> str:
         """The profile's name."""
         return self.profile.name
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The LoRA adapters that a question may choose."""
+        return self._model.loras
 
     @property
     def options(self) -> RunOptions:
@@ -168,25 +175,65 @@ class VLM:
         pictures = list(images) if isinstance(images, (list, tuple)) else [images]
         return self._run([Message("user", [*[IMAGE] * len(pictures), prompt])], pictures, options)
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Answer:
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] = (), **options: Any
+    ) -> Answer:
         """Answer the last message of a conversation.
 
         messages: {"role": "system" | "user" | "assistant", "content": text or parts}, a part being {"type": "text",
         "text": ...} or {"type": "image", "image": picture}. The whole conversation is sent each time: keep the
-        embedding from `encode` in its message, so that no picture is encoded twice.
+        embedding from `encode` in its message, so that no picture is encoded twice. tools: functions that the model may
+        call, as OpenAI defines them; its calls are in `Answer.tool_calls`. The next question has them as "calls" of the
+        assistant's message, and what they gave in messages of role "tool".
         """
-        return self.chat_stream(messages, **options).finish()
+        return self.chat_stream(messages, tools=tools, **options).finish()
 
-    def chat_stream(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Stream:
+    def chat_stream(
+        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] = (), **options: Any
+    ) -> Stream:
         """Like `chat`, as an iterator over the text as it is told."""
         pictures: list[Any] = []
-        turns = [_message(message, pictures) for message in messages]
-        return self._run(turns, pictures, options)
+        turns = [message_of(message, pictures) for message in messages]
+        return self._run(turns, pictures, options, tools)
 
-    def _run(self, messages: list[Message], pictures: list[Any], given: dict[str, Any]) -> Stream:
+    def embed(self, images: Any, text: str = "", *, pooling: Pooling = "mean", **options: Any) -> NDArray[np.float32]:
+        """Make one embedding of a text, of pictures, or of both, from the language model's last hidden layer.
+
+        They are a user's message in the chat template, as for a question. images: a picture, or a list, empty for text
+        alone. pooling: the mean over all tokens, or the last one's. Returns float32 (width,) of length 1, so that the
+        product of two is their likeness. Raises RkvlmError; OptionError for another pooling.
+        """
+        if pooling not in get_args(Pooling):
+            raise OptionError(f"pooling is one of {', '.join(get_args(Pooling))}; got {pooling!r}.")
+        pictures = list(images) if isinstance(images, (list, tuple)) else [images]
+        message = Message("user", [*[IMAGE] * len(pictures), text])
+        request, _, _ = self._request([message], pictures, options)
+        with self._turn.take():
+            self._check_open()
+            held = self._npu.llm(self._check_usable)
+            try:
+                states = self._model.hidden_states(request)
+            finally:
+                held.release()
+        pooled = states.mean(axis=0, dtype=np.float64) if pooling == "mean" else states[-1].astype(np.float64)
+        length = np.linalg.norm(pooled)
+        if not np.isfinite(length) or not length:
+            raise RunError(f"The last hidden layer of {self.profile.name} is no embedding: its length is {length}.")
+        return np.asarray(pooled / length, np.float32)
+
+    def _request(
+        self,
+        messages: list[Message],
+        pictures: list[Any],
+        given: dict[str, Any],
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> tuple[Request, RunOptions, float | None]:
+        """What is asked of the language model, with which options, and how long the pictures took in milliseconds."""
         started = time.perf_counter()
         options = checked(RunOptions, {**self._usual.model_dump(), **given})
-        prompt = render(self.profile, messages)
+        if options.adapter not in (None, *self._model.loras):
+            raise OptionError(_no_adapter(options.adapter, self._model.loras))
+        prompt = render(self.profile, messages, thinking=options.thinking, tools=tools)
         fresh = any(not isinstance(picture, ImageEmbedding) for picture in pictures)
         embeddings = [self.encode(picture) for picture in pictures]
         encode_ms = (time.perf_counter() - started) * 1e3 if fresh else None
@@ -199,8 +246,19 @@ class VLM:
             max_new_tokens=options.max_new_tokens,
             stop=(*self.profile.stop, *options.stop),
             seed=options.seed,
-            lora=self._lora,
+            lora=options.adapter,
         )
+        return request, options, encode_ms
+
+    def _run(
+        self,
+        messages: list[Message],
+        pictures: list[Any],
+        given: dict[str, Any],
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> Stream:
+        started = time.perf_counter()
+        request, options, encode_ms = self._request(messages, pictures, given, tools)
         with self._turn.take() as turn:
             self._check_open()
             held = self._npu.llm(self._check_usable)
@@ -211,7 +269,10 @@ class VLM:
                 held.release()
                 raise
             kept = turn.pop_all()
-        return Stream(generation, kept, model=self.profile.name, started=started, encode_ms=encode_ms)
+        reasoning = self.profile.reasoning if options.thinking else None
+        marked = self.profile.tools if tools else None
+        speech = Speech(reasoning, marked) if reasoning or marked else None
+        return Stream(generation, kept, model=self.profile.name, started=started, encode_ms=encode_ms, speech=speech)
 
     def _check_open(self) -> None:
         if self._opened is None:
@@ -276,40 +337,12 @@ def _placement(plan: Plan | None, library: Library) -> Placement:
     return Placement(base_domain_id=plan.soc.llm_domain, cpu_mask=plan.soc.cpu_mask if choosable else None)
 
 
-def _there(file: Path, what: str) -> Path:
-    file = file.expanduser()
-    if not file.is_file():
-        raise ModelLoadError(f"There is no {what} at {file}.")
-    return file
+def _no_adapter(name: str | None, loaded: Sequence[str]) -> str:
+    return f"There is no LoRA adapter {name!r} here; there are: {', '.join(loaded) or 'none'}."
 
 
 def _sampling(options: RunOptions) -> Sampling:
     return Sampling(**options.model_dump(include=set(Sampling.model_fields)))
-
-
-def _message(message: Mapping[str, Any], pictures: list[Any]) -> Message:
-    """A message in the prompt's terms; its pictures are added to `pictures` in order."""
-    if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-        raise PromptError(f'A message is {{"role": ..., "content": ...}}; got {message!r:.100}.')
-    content = message["content"]
-    if isinstance(content, str):
-        return Message(message["role"], content)
-    if not isinstance(content, (list, tuple)):
-        raise PromptError(f"The content of a message is a text or a list of parts; got {type(content).__name__}.")
-    return Message(message["role"], [_part(part, pictures) for part in content])
-
-
-def _part(part: object, pictures: list[Any]) -> Part:
-    """A part of a message in the prompt's terms; a picture is added to `pictures`."""
-    if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
-    if isinstance(part, Mapping) and part.get("type") == "image" and "image" in part:
-        pictures.append(part["image"])
-        return IMAGE
-    raise PromptError(
-        'A part of a message is {"type": "text", "text": ...} or {"type": "image", "image": ...}; '
-        f"got {part!r:.100}."
-    )
 
 
 def load(
@@ -359,42 +392,3 @@ def _host(release: str, threads: int | None, pace: Pace) -> Library:
     from vlm.host import HostRuntime
 
     return host_library(release, HostRuntime(abi(release), threads=threads, pace=pace))
-
-
-# --- the last model, kept open --------------------------------------------------------------------------------------
-
-_last: tuple[object, VLM] | None = None
-_last_lock = threading.Lock()
-
-
-def describe(image: object, prompt: str = DEFAULT_PROMPT, *, model: str | Path | None = None, **options: Any) -> Answer:
-    """Answer one question about a picture (or a list of pictures) with the named or the default model.
-
-    The model stays open for the next call; another name closes it and opens that one. Calls from several threads wait
-    for one another. `vlm.close()` closes it, as does the end of the program. Raises RkvlmError.
-    """
-    with _last_lock:
-        return _opened(model).describe(image, prompt, **options)
-
-
-def _opened(model: str | Path | None) -> VLM:
-    global _last  # noqa: PLW0603 - the one object that outlives a call of describe()
-    if _last is None or _last[0] != model:
-        _close_last()
-        _last = (model, load(model))
-        atexit.register(close)
-    return _last[1]
-
-
-def _close_last() -> None:
-    global _last
-    kept, _last = _last, None
-    if kept is not None:
-        kept[1].close()
-
-
-def close() -> None:
-    """Close the model that `describe` keeps open, if any."""
-    with _last_lock:
-        atexit.unregister(close)
-        _close_last()

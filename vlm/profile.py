@@ -31,6 +31,7 @@ from vlm.keys import did_you_mean, explain, key_error, keys_of
 from vlm.options import CoreOptions, Sampling
 from vlm.prompt import IMAGE, IMAGE_TAG, Message, render
 from vlm.resources import configs_dir
+from vlm.speech import ToolCall
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -135,6 +136,21 @@ class TagKeys(_Table):
     content: Tag = Field(description="Once for each of the image's tokens.")
 
 
+class ReasoningKeys(_Table):
+    """How the model marks what it thinks before it answers."""
+
+    start: Tag = Field(description="Before its thoughts.")
+    end: Tag = Field(description="After them.")
+    opened: bool = Field(False, description="`chat_template` writes `start` itself, where thinking is asked for.")
+
+
+class ToolKeys(_Table):
+    """How the model marks a call of a function: between these, JSON with `name` and `arguments`."""
+
+    start: Tag = Field(description="Before each call.")
+    end: Tag = Field(description="After it.")
+
+
 class FileKeys(_Table):
     """Where the files lie, relative to a model directory."""
 
@@ -182,6 +198,8 @@ class Profile(_Table):
     max_new_tokens: int = Field(256, ge=1, le=16384, description="Tokens of an answer, if the question does not say.")
     encoder: EncoderKeys
     tags: TagKeys
+    reasoning: ReasoningKeys | None = None
+    tools: ToolKeys | None = None
     sampling: Sampling = Field(default=Sampling())
     cores: CoreOptions = Field(default=CoreOptions())
     files: FilesKeys
@@ -213,6 +231,10 @@ class Profile(_Table):
             for name in names:
                 if name not in known:
                     raise key_error(table, f'expected names of keys; got "{name}"{did_you_mean(name, known)}')
+        for table, marks in (("reasoning", self.reasoning), ("tools", self.tools)):
+            missing = [tag for tag in (marks.start, marks.end) if tag not in self.control] if marks else []
+            if missing:
+                raise key_error(table, f"expected tags that control lists; got {', '.join(missing)}")
         _check_template(self)
         return self
 
@@ -293,10 +315,24 @@ def _check_template(profile: Profile) -> None:
     places = [text.find(word) for word in words]
     if -1 in places or places != sorted(places):
         raise key_error("chat_template", "expected every message's text in the prompt, in order; got " + repr(text))
+    if profile.tools is not None:
+        _check_tools(profile)
     unlisted = sorted(set(_TAG_LIKE.findall(text)) - set(profile.control_tags))
     if unlisted:
         # A tag of the template that is not listed could be typed by a user, and would end his own turn.
         raise key_error("control", f"expected every tag of chat_template; missing {', '.join(unlisted)}")
+
+
+def _check_tools(profile: Profile) -> None:
+    call = ToolCall("echo", {"foxtrot": "golf"})
+    conversation = [Message("user", "hotel"), Message("assistant", "", calls=[call]), Message("tool", "india")]
+    try:
+        text = render(profile, conversation, tools=[{"type": "function", "function": {"name": "juliett"}}]).text
+    except RequestError as exc:
+        raise key_error("tools", str(exc).rstrip(".")) from exc
+    places = [text.find(word) for word in ("juliett", "hotel", "foxtrot", "india")]
+    if -1 in places or places != sorted(places):
+        raise key_error("tools", "expected chat_template to write tools, calls and answers; got " + repr(text))
 
 
 def parse_profile(text: str, origin: str) -> Profile:

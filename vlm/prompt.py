@@ -6,23 +6,25 @@ they are in a message, whoever it is from, and the finished prompt is checked on
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 from vlm.errors import OptionError, PromptError
+from vlm.speech import ToolCall
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
     from vlm.profile import Profile
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 OnControl = Literal["escape", "refuse"]
-_ROLES = ("system", "user", "assistant")
+_ROLES = ("system", "user", "assistant", "tool")
 IMAGE_TAG = "<image>"
 """What stands for one image in the runtime's prompt, whatever the model."""
 
@@ -46,15 +48,17 @@ Part = str | ImageMark
 class Message:
     """One message of a conversation, checked when made.
 
-    role: "system", "user" or "assistant". content: a text, or a sequence of parts, each a text or IMAGE; kept as a
-    tuple in which neighbouring texts are one and empty ones are gone. Raises PromptError for an unknown role, a part
-    of another type, an image outside a user's message, a NUL, and characters that UTF-8 cannot hold.
+    role: "system", "user", "assistant", or "tool" for what a function gave. content: a text, or a sequence of parts,
+    each a text or IMAGE; kept as a tuple in which neighbouring texts are one and empty ones are gone. calls: the
+    functions that the assistant called in it. Raises PromptError for an unknown role, a part of another type, an image
+    outside a user's message, calls of another than the assistant, a NUL, and characters that UTF-8 cannot hold.
     """
 
     role: Role
     content: tuple[Part, ...]
+    calls: tuple[ToolCall, ...]
 
-    def __init__(self, role: str, content: str | Sequence[Part]) -> None:
+    def __init__(self, role: str, content: str | Sequence[Part], calls: Sequence[ToolCall] = ()) -> None:
         if role not in _ROLES:
             raise PromptError(f"The role of a message is one of {', '.join(_ROLES)}; got {role!r}.")
         parts = _joined((content,) if isinstance(content, str) else content)
@@ -64,7 +68,12 @@ class Message:
             if part is not IMAGE:
                 _check_text(part, f"A {role} message")
         object.__setattr__(self, "role", role)
+        if calls and role != "assistant":
+            raise PromptError(f"Only the assistant calls tools; got calls in the {role}'s message.")
+        for call in calls:
+            _check_text(call.to_json(), "A call of a tool")
         object.__setattr__(self, "content", parts)
+        object.__setattr__(self, "calls", tuple(calls))
 
     @property
     def images(self) -> int:
@@ -90,24 +99,31 @@ def render(
     messages: Sequence[Message],
     *,
     thinking: bool = False,
+    tools: Sequence[Mapping[str, Any]] = (),
     on_control: OnControl = "escape",
 ) -> RenderedPrompt:
     """Render a conversation with the profile's template, up to where the assistant's answer begins.
 
-    messages: at most one system message, which comes first; the last one is the user's and not empty. Without a
-    system message the profile's own is used; an empty one means none at all. on_control: what becomes of a control
+    messages: at most one system message, which comes first; the last one is the user's and not empty, or a tool's.
+    Without a system message the profile's own is used; an empty one means none at all. tools: OpenAI's function
+    definitions, plain values. on_control: what becomes of a control
     tag in a message: "escape" puts a space after its first character, "refuse" raises PromptError.
 
     Raises PromptError for a conversation of another form and when the template fails or the prompt would not be safe;
-    OptionError when thinking is asked of a model without it.
+    OptionError when thinking or tools are asked of a model without them.
     """
     if thinking and not profile.thinking:
         raise OptionError(f"Model {profile.name} has no thinking mode; ask without it.")
+    if profile.tools is None and (tools or any(message.role == "tool" or message.calls for message in messages)):
+        raise OptionError(f"Model {profile.name} knows no tools; ask without them.")
+    listed = [json.dumps(tool, ensure_ascii=False) for tool in tools]
+    for tool in listed:
+        _check_text(tool, "A tool")
     turns = _with_system(profile, _checked(messages))
     control = _control_pattern(profile.control_tags)
     guard = _escape if on_control == "escape" else _refuse
-    text = _run_template(profile, turns, thinking, lambda part: guard(control, part))
-    plain = _run_template(profile, turns, thinking, lambda part: "x" if part.strip() else part)
+    text = _run_template(profile, turns, listed, thinking, lambda part: guard(control, part))
+    plain = _run_template(profile, turns, listed, thinking, lambda part: "x" if part.strip() else part)
     images = sum(message.images for message in turns)
     _check_prompt(control, text, plain, images)
     return RenderedPrompt(text, images)
@@ -148,7 +164,11 @@ def _checked(messages: Sequence[Message]) -> list[Message]:
             raise PromptError(f"A system message can only come first; message {index + 1} is one.")
         if message.role == "user" and not message.images and not message.text.strip():
             raise PromptError(f"Message {index + 1}, from the user, is empty; give it a text or an image.")
-    if messages[-1].role != "user":
+        if message.role == "tool" and (
+            index == 0 or not (messages[index - 1].calls or messages[index - 1].role == "tool")
+        ):
+            raise PromptError(f"Message {index + 1} is a tool's, and the one before it calls none.")
+    if messages[-1].role not in ("user", "tool"):
         raise PromptError(f"The last message must be from the user; it is from the {messages[-1].role}.")
     return list(messages)
 
@@ -177,7 +197,9 @@ def _refuse(control: re.Pattern[str], text: str) -> str:
     return text
 
 
-def _run_template(profile: Profile, turns: Sequence[Message], thinking: bool, guard: Callable[[str], str]) -> str:
+def _run_template(
+    profile: Profile, turns: Sequence[Message], tools: list[str], thinking: bool, guard: Callable[[str], str]
+) -> str:
     from jinja2 import TemplateError
 
     images = 0
@@ -190,10 +212,15 @@ def _run_template(profile: Profile, turns: Sequence[Message], thinking: bool, gu
                 content.append({"type": "image", "number": images})
             else:
                 content.append({"type": "text", "text": guard(part)})
-        messages.append({"role": turn.role, "content": content})
+        calls = [guard(call.to_json()) for call in turn.calls]
+        messages.append({"role": turn.role, "content": content, "calls": calls})
     try:
         return _compiled(profile.chat_template).render(
-            messages=messages, images=images, enable_thinking=thinking, add_generation_prompt=True
+            messages=messages,
+            images=images,
+            tools=[guard(tool) for tool in tools],
+            enable_thinking=thinking,
+            add_generation_prompt=True,
         )
     except TemplateError as exc:
         where = f" (line {exc.lineno})" if getattr(exc, "lineno", None) else ""  # type: ignore[attr-defined]

@@ -73,8 +73,10 @@ class Settings(NpuOptions, BaseSettings):
         default=64 << 20, ge=0, description="Memory for embeddings of pictures asked about before."
     )
     max_pixels: int = Field(default=64 << 20, ge=1, description="Width times height of a picture.")
-    lora: Path | None = Field(default=None, description="LoRA adapter (.rkllm) for every answer.")
-    lora_scale: float = Field(default=1.0, gt=0, le=10, description="How strongly the LoRA adapter counts.")
+    lora: Words = Field(
+        default=(),
+        description="LoRA adapters to load, each as [NAME=]FILE[@SCALE]; a question chooses one by its name.",
+    )
     prompt_cache: Path | None = Field(
         default=None, description="Prompt cache file; for text alone (--no-pictures), it does not go with pictures."
     )

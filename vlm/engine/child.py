@@ -33,6 +33,7 @@ from vlm.engine.messages import (
     Opened,
     Refused,
     Request,
+    TextPart,
     Told,
     Turn,
 )
@@ -40,6 +41,7 @@ from vlm.engine.wire import RECEIVE, Frames, frame
 from vlm.errors import EngineCrashedError, OptionError, RkvlmError, RunTimeoutError
 from vlm.memory import keep_pages
 from vlm.options import RunOptions
+from vlm.speech import Thought
 
 _log = logging.getLogger(__name__)
 
@@ -62,13 +64,14 @@ class Outbox:
             self._changed.notify_all()
 
     def tell(self, number: int, piece: str) -> None:
-        """Have a piece of an answer sent, together with those of it that still wait."""
+        """Have a piece of an answer sent, together with those of its kind that still wait."""
+        thoughts = isinstance(piece, Thought)
         with self._changed:
             waiting = self._told.get(number)
-            if waiting is not None:
+            if waiting is not None and waiting.thoughts == thoughts:
                 waiting.pieces.append(piece)
                 return
-            self._told[number] = told = Told(number, [piece])
+            self._told[number] = told = Told(number, [piece], thoughts)
             self._events.append(told)
             self._changed.notify_all()
 
@@ -133,7 +136,9 @@ class Job:
         messages = [_message(turn) for turn in self._ask.turns]
         if self._cancelled:
             return None
-        with self._model.chat_stream(messages, **options) as stream:
+        if self._ask.embed is not None:
+            return self._embedding(self._ask.embed)
+        with self._model.chat_stream(messages, tools=self._ask.tools, **options) as stream:
             self._stream = stream
             if self._cancelled:
                 return None
@@ -148,7 +153,17 @@ class Job:
             answer.prompt_tokens,
             answer.tokens,
             answer.tokens_per_second,
+            answer.tool_calls,
         )
+
+    def _embedding(self, pooling: str) -> Figures:
+        """The embedding of the last turn."""
+        content = self._ask.turns[-1].content
+        images = [part.data for part in content if isinstance(part, ImagePart)]
+        text = "".join(part.text for part in content if isinstance(part, TextPart))
+        self._outbox.put(Begun(self._ask.id))
+        made = self._model.embed(images, text, pooling=pooling, **self._ask.options)  # type: ignore[arg-type]
+        return Figures("stop", None, None, None, None, None, embedding=tuple(made.tolist()))
 
 
 def serve(connection: socket.socket) -> None:
@@ -199,6 +214,9 @@ def _facts(model: vlm.VLM, pictures: bool) -> ModelFacts:
         release=library.release,
         runtime=Path(library.origin).name,
         cores=str(model.plan) if model.plan else None,
+        adapters=model.adapters,
+        tools=profile.tools is not None,
+        thinking=profile.thinking,
     )
 
 
@@ -212,7 +230,7 @@ def _message(turn: Turn) -> dict[str, Any]:
         {"type": "image", "image": part.data} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
         for part in turn.content
     ]
-    return {"role": turn.role, "content": parts}
+    return {"role": turn.role, "content": parts, "calls": turn.calls}
 
 
 def _end_with_parent(lifeline: int) -> None:

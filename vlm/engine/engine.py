@@ -64,7 +64,7 @@ class Engine:
         number, now = next(self._numbers), time.monotonic()
         limit = self._limits.deadline_s if question.deadline_s is None else question.deadline_s
         limit = min(limit, self._limits.deadline_s)
-        request = _packed(Ask(number, question.turns, question.options))
+        request = _packed(Ask(number, question.turns, question.options, question.tools, question.embed))
         reply = Reply(self._cancel)
         supervisor = self._supervisor
         with supervisor.lock:

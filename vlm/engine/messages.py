@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from vlm.speech import ToolCall
+
 
 class TextPart(msgspec.Struct, frozen=True, tag="text"):
     """Some text of a turn."""
@@ -24,22 +26,26 @@ class ImagePart(msgspec.Struct, frozen=True, tag="image"):
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """One message of a conversation. role: "system", "user" or "assistant"."""
+    """One message of a conversation. role: "system", "user", "assistant" or "tool". calls: the assistant's."""
 
     role: str
     content: tuple[TextPart | ImagePart, ...]
+    calls: tuple[ToolCall, ...] = ()
 
 
 class Question(msgspec.Struct, frozen=True):
     """A conversation whose last turn is to be answered.
 
     options: fields of `vlm.options.RunOptions`. deadline_s: seconds from the asking until the answer must be complete;
-    None, and anything longer, is the engine's own limit.
+    None, and anything longer, is the engine's own limit. tools: functions that the model may call, as OpenAI defines
+    them. embed: how to pool an embedding of the last turn (`vlm.options.Pooling`), where that is wanted and no answer.
     """
 
     turns: tuple[Turn, ...]
     options: dict[str, Any] = {}
     deadline_s: float | None = None
+    tools: tuple[dict[str, Any], ...] = ()
+    embed: str | None = None
 
 
 # --- to the child -----------------------------------------------------------------------------------------------------
@@ -52,11 +58,13 @@ class Open(msgspec.Struct, frozen=True, tag="open"):
 
 
 class Ask(msgspec.Struct, frozen=True, tag="ask"):
-    """Answer a question. id: unique for the life of the engine."""
+    """Answer a question. id: unique for the life of the engine. The rest is the question's."""
 
     id: int
     turns: tuple[Turn, ...]
     options: dict[str, Any]
+    tools: tuple[dict[str, Any], ...] = ()
+    embed: str | None = None
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -84,6 +92,7 @@ class ModelFacts(msgspec.Struct, frozen=True):
 
     options: what a question that gives none is answered with. pictures: whether it takes any. release: of the RKLLM
     runtime; runtime: "host", or the library's file name. cores: the NPU core plan in words, None where there is no NPU.
+    adapters: LoRA adapters to choose from. tools, thinking: whether the model knows how to.
     """
 
     name: str
@@ -95,6 +104,9 @@ class ModelFacts(msgspec.Struct, frozen=True):
     release: str
     runtime: str
     cores: str | None = None
+    adapters: tuple[str, ...] = ()
+    tools: bool = False
+    thinking: bool = False
 
 
 class CacheFigures(msgspec.Struct, frozen=True):
@@ -115,6 +127,8 @@ class Figures(msgspec.Struct, frozen=True):
     prompt_tokens: int | None
     tokens: int | None
     tokens_per_second: float | None
+    tool_calls: tuple[ToolCall, ...] = ()
+    embedding: tuple[float, ...] | None = None
 
 
 class Opened(msgspec.Struct, frozen=True, tag="opened"):
@@ -136,10 +150,11 @@ class Begun(msgspec.Struct, frozen=True, tag="begun"):
 
 
 class Told(msgspec.Struct, frozen=True, tag="told"):
-    """Pieces of an answer, in order."""
+    """Pieces of an answer, in order. thoughts: they are what the model thinks before it answers."""
 
     id: int
     pieces: list[str]
+    thoughts: bool = False
 
 
 class Ended(msgspec.Struct, frozen=True, tag="ended"):

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from vlm.engine.messages import Figures
+from vlm.speech import Thought
 
 if TYPE_CHECKING:
     from vlm import Answer
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Reply:
-    """An answer as it is told: an iterator over pieces of text, a context manager; leaving it early cancels.
+    """An answer as it is told: an iterator over pieces, texts and `Thought`s, a context manager; leaving it cancels.
 
     Read it by iterating, which waits and raises what ended the answer, or by `listen` and `take`, which do not.
     """
@@ -110,9 +111,9 @@ class Reply:
         from vlm import Answer
 
         with self._changed:
-            text, figures = "".join(self._told), self._figures
+            told, figures = list(self._told), self._figures
         return Answer(
-            text=text,
+            text="".join(piece for piece in told if not isinstance(piece, Thought)),
             model=self._model,
             finish_reason=figures.finish_reason if figures else "abort",
             encode_ms=figures.encode_ms if figures else None,
@@ -121,6 +122,9 @@ class Reply:
             tokens=figures.tokens if figures else None,
             tokens_per_second=figures.tokens_per_second if figures else None,
             queue_ms=self._queue_ms,
+            reasoning="".join(piece for piece in told if isinstance(piece, Thought)),
+            tool_calls=figures.tool_calls if figures else (),
+            embedding=figures.embedding if figures else None,
         )
 
     # The engine's side.

@@ -19,6 +19,7 @@ from vlm.engine.messages import Begun, CacheFigures, Cancel, Ended, Event, Fault
 from vlm.engine.process import ChildProcess, Popen
 from vlm.engine.wire import frame
 from vlm.errors import EngineCrashedError, EngineFailedError, EngineStoppingError, RkvlmError
+from vlm.speech import Thought
 
 _LOOK_AGAIN_S = 1.0  # a process may end without its pipes being closed: something it started holds them
 
@@ -112,7 +113,8 @@ class Supervisor:
                 return
             for event in events:
                 if isinstance(event, Told):
-                    self.line.tell(event.id, event.pieces)
+                    pieces: list[str] = [*map(Thought, event.pieces)] if event.thoughts else event.pieces
+                    self.line.tell(event.id, pieces)
                 elif isinstance(event, Begun) and event.id in self.line.sent:
                     self.line.sent[event.id].begun = True
                 elif isinstance(event, Ended):
