@@ -54,7 +54,7 @@ def test_json_has_the_figures() -> None:
     assert told.pop("answer") == TRUTH[STAR.name]
     assert set(told) == {
         "model", "finish_reason", "encode_ms", "ttft_ms", "prompt_tokens", "tokens", "tokens_per_second",
-        "queue_ms",
+        "queue_ms", "reasoning",
     }  # fmt: skip
     silent = json.loads(vlm("describe", STAR, "--json", "-m", "demo", "--release", "1.2.0").stdout)
     assert silent["tokens"] is None

@@ -15,6 +15,7 @@ from sample_pictures import PICTURES, ROOT
 
 import vlm
 from vlm.errors import ImageTooLargeError, ModelLoadError, NotSupportedByRuntime, OptionError, RunError
+from vlm.options import AdapterFile, adapter_file
 from vlm.rkllm.abi import RELEASES
 
 sys.path.insert(0, str(ROOT / "tests" / "native"))
@@ -144,29 +145,49 @@ def test_a_failed_run_is_an_error_and_the_next_one_is_right(board: Board) -> Non
     assert board.model.describe(STAR, "[id=well][tokens=1]").text == "well:0 "
 
 
-def test_the_settings_adapter_goes_with_every_run(tmp_path: Path) -> None:
-    standin, llm, adapter = StandIn(build("1.3.0")), tmp_path / "model.rkllm", tmp_path / "tone.rkllm"
+def test_adapters_of_the_settings_and_the_one_that_a_question_names(tmp_path: Path) -> None:
+    standin, llm, adapter = (
+        StandIn(build("1.3.0")),
+        tmp_path / "model[width=160][image-tokens=49].rkllm",
+        tmp_path / "tone.rkllm",
+    )
     standin.reset()
     llm.touch()
-    settings = {"lora": adapter, "lora_scale": 0.5}
+    settings = {"lora": [f"calm={adapter}@0.5", str(adapter)]}
     with pytest.raises(ModelLoadError, match="no LoRA adapter"):
         vlm.load("demo", llm=llm, library=standin.path, settings=settings)
     adapter.touch()
-    with vlm.load("demo", llm=llm, library=standin.path, pictures=False, settings=settings) as model:
-        assert model.describe([], "[id=a][tokens=2]").text == "a:0 a:1 "
-    (loaded,) = standin.seen("load_lora")
-    assert (loaded["path"], loaded["scale"]) == (str(adapter), 0.5)
-    assert [run["lora"] for run in standin.seen("run")] == [loaded["name"]]
+    with vlm.load("demo", llm=llm, library=standin.path, settings=settings, adapter="tone") as model:
+        assert model.adapters == ("calm", "tone")
+        assert model.describe([], "[tokens=1]").text == "t@tone:0 "
+        assert model.describe(STAR, "[tokens=1]", adapter="calm").text == "t@calm:0 "
+        assert model.describe([], "[tokens=1]", adapter=None).text == "t:0 "
+        with pytest.raises(OptionError, match="no LoRA adapter 'loud' here; there are: calm, tone"):
+            model.describe([], "[tokens=1]", adapter="loud")
+    assert [(each["name"], each["scale"]) for each in standin.seen("load_lora")] == [("calm", 0.5), ("tone", 1)]
     assert standin.violations() == []
     with pytest.raises(OptionError, match="host runtime takes no LoRA"):
         vlm.load("demo", settings=settings)
+    with pytest.raises(OptionError, match="there are: none"):
+        vlm.load("demo", adapter="calm")
+
+
+@pytest.mark.parametrize("given", ["", "=", "a b=file", "=file", "name="])
+def test_adapters_that_are_given_wrongly(given: str) -> None:
+    with pytest.raises(OptionError, match=r"\[NAME=\]FILE\[@SCALE\]"):
+        adapter_file(given)
+
+
+def test_an_adapter_whose_path_has_a_mark_of_ours() -> None:
+    assert adapter_file("a@b/tone.rkllm") == AdapterFile("tone", Path("a@b/tone.rkllm"), 1.0)
+    assert adapter_file("x=a@b/tone.rkllm@2") == AdapterFile("x", Path("a@b/tone.rkllm"), 2.0)
 
 
 def test_a_prompt_cache_is_for_text_alone(tmp_path: Path) -> None:
     standin, llm, cache = StandIn(build("1.3.0")), tmp_path / "model.rkllm", tmp_path / "cache"
     standin.reset()
-    for file in (llm, cache):
-        file.touch()
+    llm.touch()
+    cache.write_text("CACHE [tokens=1]")
     with pytest.raises(OptionError, match="text alone"):
         vlm.load("demo", llm=llm, library=standin.path, settings={"prompt_cache": cache})
     vlm.load("demo", llm=llm, library=standin.path, pictures=False, settings={"prompt_cache": cache}).close()

@@ -31,6 +31,8 @@ BASE |= {
 }
 BASE["encoder"] |= {"outputs": 1, "separators": False, "filter": "bicubic"}
 BASE["files"]["bundled"] = False
+BASE |= {key: table_of("qwen3-vl-2b")[key] for key in ("chat_template", "control", "tools")}
+BASE["reasoning"] = {"start": "<think>", "end": "</think>", "opened": True}
 BASE["sampling"] = {
     key.name.split(".")[1]: 1 if key.type == "integer" else 1.0 for key in KEYS if key.name.startswith("sampling.")
 }

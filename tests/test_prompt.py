@@ -83,7 +83,7 @@ def test_an_image_alone_is_a_question_and_an_answer_may_be_empty() -> None:
 @pytest.mark.parametrize(
     ("role", "content", "said"),
     [
-        ("tool", "x", "is one of system, user, assistant; got 'tool'"),
+        ("robot", "x", "is one of system, user, assistant, tool; got 'robot'"),
         ("User", "x", "got 'User'"),
         ("user", [b"x"], "is a text or IMAGE; got a bytes"),
         ("user", ["x", None], "is a text or IMAGE; got a NoneType"),

@@ -17,6 +17,7 @@ from vlm.engine.faults import to_error
 from vlm.engine.messages import Fault
 from vlm.errors import ImageError, PromptError, RkvlmError, ServiceUnreachableError, UnknownModelError
 from vlm.options import DEFAULT_PROMPT
+from vlm.speech import Thought
 
 CONNECT_S = 10.0
 
@@ -124,8 +125,8 @@ class RemoteStream:
     def __next__(self) -> str:
         try:
             for name, data in self._events:
-                if name == "token":
-                    self._pieces.append(data["text"])
+                if name in ("token", "thought"):
+                    self._pieces.append(Thought(data["text"]) if name == "thought" else data["text"])
                     return self._pieces[-1]
                 if name == "error":
                     raise _error(data)
@@ -154,17 +155,21 @@ class RemoteStream:
     @property
     def answer(self) -> Answer:
         """What was told so far, with its figures once it is over."""
-        return replace(self._figures, text="".join(self._pieces))
+        text = "".join(piece for piece in self._pieces if not isinstance(piece, Thought))
+        thought = "".join(piece for piece in self._pieces if isinstance(piece, Thought))
+        return replace(self._figures, text=text, reasoning=thought)
 
 
 def connect(url: str, *, api_key: str | None = None, model: str | None = None, **options: Any) -> RemoteVLM:
     """Use the model of a running service (`vlm serve`) at `url`, as "http://board.local:8080".
 
-    model: its name, where only that one will do. options: fields of `vlm.options.RunOptions` for every question.
+    model: its name, where only that one will do, or "name@adapter" for one of its LoRA adapters. options: fields of
+    `vlm.options.RunOptions` for every question.
     Raises ServiceUnreachableError, UnauthorizedError, UnknownModelError.
     """
-    remote = RemoteVLM(url, api_key, options)
-    if model not in (None, remote.name):
+    name, _, adapter = (model or "").partition("@")
+    remote = RemoteVLM(url, api_key, options | ({"adapter": adapter} if adapter else {}))
+    if name not in ("", remote.name):
         remote.close()
         raise UnknownModelError(f"The service at {url} has the model {remote.name}, not {model}.")
     return remote

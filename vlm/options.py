@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -51,6 +54,36 @@ class Sampling(BaseModel):
     mirostat: int = Field(default=0, ge=0, le=2, description="Mirostat version, 0 is off; replaces top-k and top-p.")
     mirostat_tau: float = Field(default=5.0, ge=0.01, le=100, description="Mirostat's target surprise.")
     mirostat_eta: float = Field(default=0.1, ge=0.0001, le=1, description="Mirostat's learning rate.")
+
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """A LoRA adapter to load. name: what a question calls it. scale: how strongly it counts; 1 is as trained."""
+
+    name: str
+    file: Path
+    scale: float = 1.0
+
+
+def adapter_file(text: str) -> AdapterFile:
+    """Read `[NAME=]FILE[@SCALE]`; without a name, it is the file's without its ending. Raises OptionError."""
+    name, equals, rest = text.partition("=")
+    rest = rest if equals else text
+    file, at, scale = rest.rpartition("@")
+    try:
+        number = float(scale) if at else 1.0
+    except ValueError:
+        file, number = rest, 1.0  # an @ of the path's own
+    path = Path(file if at and file else rest).expanduser()
+    name = name if equals else path.stem
+    if not _NAME.fullmatch(name) or not path.name:
+        raise OptionError(
+            f"A LoRA adapter is given as [NAME=]FILE[@SCALE], NAME of letters, digits, ., - and _; got {text!r}."
+        )
+    return AdapterFile(name, path, number)
 
 
 class RunOptions(Sampling):

@@ -19,13 +19,12 @@ from encoders.cache import CacheStats, EmbeddingCache, cache_key
 from encoders.images import ImageLimits, Source, load_image, read_image
 from encoders.paced import PacedEncoder
 from encoders.preprocess import fit_image
-from vlm.adapters import adapter_file
 from vlm.answer import Answer, Stream
 from vlm.errors import ModelBusyError, ModelClosedError, NotSupportedByRuntime, OptionError, RunError
 from vlm.locate import Parts, locate
 from vlm.messages import message_of
 from vlm.npu import Plan
-from vlm.options import DEFAULT_PROMPT, NpuOptions, Pooling, RunOptions, Sampling, checked
+from vlm.options import DEFAULT_PROMPT, NpuOptions, Pooling, RunOptions, Sampling, adapter_file, checked
 from vlm.pace import Pace
 from vlm.prompt import IMAGE, Message, render
 from vlm.rkllm.abi import RELEASES, abi

@@ -231,11 +231,11 @@ class Profile(_Table):
             for name in names:
                 if name not in known:
                     raise key_error(table, f'expected names of keys; got "{name}"{did_you_mean(name, known)}')
+        _check_template(self)
         for table, marks in (("reasoning", self.reasoning), ("tools", self.tools)):
             missing = [tag for tag in (marks.start, marks.end) if tag not in self.control] if marks else []
             if missing:
                 raise key_error(table, f"expected tags that control lists; got {', '.join(missing)}")
-        _check_template(self)
         return self
 
     @property

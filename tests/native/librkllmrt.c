@@ -20,6 +20,8 @@
  * Words in the prompt:
  *   [id=X]      every token's text is "X:0 ", "X:1 ", ...  [tokens=N]  how many tokens (5)
  *   [say=TEXT]  says TEXT instead, cut into pieces of [piece=N] bytes (1), one a token, whatever UTF-8 says
+ *   [call=NAME] calls a tool of that name, in the words of Qwen's models; once its answer is in the prompt, says that
+ *   [badcall]   calls a tool in words that are no call     [think=TEXT]  thinks TEXT, and says [say=TEXT] then
  *   [bytes=N]   says no more than N bytes of it
  *   [waiting=bytes|null|again]  a piece that ends inside a character comes as WAITING with its bytes, or with NULL and
  *               all of its bytes later, or with its bytes and all of them again later
@@ -271,10 +273,25 @@ static void prefill(Job *job) {
     job->prefilled = now_ms();
 }
 
+/* What a prompt has told to be said, if anything. For the caller to free. */
+static char *script(const char *p) {
+    char *say = word(p, "say"), *call = word(p, "call"), *think = word(p, "think"), *made = NULL;
+    const char *answer = strstr(p, "<tool_response>\n");
+    int size = -1;
+    if (call && answer) size = asprintf(&made, "It is %.*s.", (int)strcspn(answer + 16, "\n"), answer + 16);
+    else if (call)
+        size = asprintf(&made, "<tool_call>\n{\"name\": \"%s\", \"arguments\": {\"place\": \"Oslo\"}}\n</tool_call>", call);
+    else if (has(p, "badcall")) size = asprintf(&made, "Well: <tool_call>\n{\"name\": }\n</tool_call>");
+    else if (think) size = asprintf(&made, "%s\n</think>\n\n%s", think, say ? say : "");
+    if (size < 0) return free(call), free(think), say;
+    free(say), free(call), free(think);
+    return made;
+}
+
 /* The tokens of a text cut into pieces of some bytes, or of an id with a running number. */
 static void speak(Job *job) {
     const char *p = job->prompt;
-    char *say = word(p, "say"), *id = word(p, "id"), counted[128] = "";
+    char *say = script(p), *id = word(p, "id"), counted[128] = "";
     int piece = number(p, "piece", 1), length = say ? number(p, "bytes", strlen(say)) : 0;
     int open = 0, unsaid = 0, size = 0, token = 0;
     int count = say ? (length + piece - 1) / piece : number(p, "tokens", 5), error = number(p, "error", -1);

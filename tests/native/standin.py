@@ -100,7 +100,7 @@ def _options(compiler: list[str], checks: Path) -> list[str]:
     return [
         *compiler,
         *("-shared", "-fPIC", "-O1", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden"),
-        *("-pthread", f"-I{HERE}", "-include", str(checks)),
+        *("-D_GNU_SOURCE", "-pthread", f"-I{HERE}", "-include", str(checks)),
     ]
 
 

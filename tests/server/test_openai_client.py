@@ -127,7 +127,7 @@ def test_an_unknown_model_is_not_replaced(demo: openai.OpenAI) -> None:
         ({"n": 2}, "More than one choice"),
         ({"logprobs": True}, "Log probabilities"),
         ({"logit_bias": {"5": 3}}, "Weights of single tokens"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "Tools"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "knows no tools"),
         ({"response_format": {"type": "json_object"}}, "A format of the answer"),
         ({"temperature": 3}, "temperature"),
         ({"max_tokens": 10_000}, "4096"),

@@ -9,7 +9,7 @@ import sys
 import typer
 
 from vlm import __version__
-from vlm.cli import bench, caption, chat, convert, describe, doctor, freq, models, npu, pull, serve
+from vlm.cli import bench, caption, chat, convert, describe, doctor, embed, freq, models, npu, pull, serve
 from vlm.errors import RkvlmError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("describe")(describe.describe)
 app.command("chat")(chat.chat)
 app.command("caption")(caption.caption)
+app.command("embed")(embed.embed)
 app.command("models")(models.models)
 app.command("serve")(serve.serve)
 app.command("npu")(npu.npu)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlm.cli.opening import Where, opened
-from vlm.cli.options import ApiKey, Encoder, Library, Llm, Model, Release, Server, takes
+from vlm.cli.options import ApiKey, Encoder, Library, Llm, Lora, Model, Release, Server, takes
 from vlm.cli.output import answers_only
 from vlm.cli.terminal import Keyboard, is_terminal, note, say
 from vlm.errors import ContextTooLongError, RequestError, RkvlmError
@@ -45,6 +45,7 @@ def chat(
     llm: Llm = None,
     library: Library = None,
     release: Release = None,
+    lora: Lora = None,
     server: Server = None,
     api_key: ApiKey = None,
     pictures: Annotated[
@@ -62,7 +63,7 @@ def chat(
             stream.reconfigure(errors=errors)  # what cannot be decoded or shown is no reason to end a conversation
     with (
         answers_only(),
-        opened(Where(model, encoder, llm, library, release, server, api_key, pictures), options) as vlm,
+        opened(Where(model, encoder, llm, library, release, server, api_key, pictures, lora), options) as vlm,
     ):
         talk = Conversation(vlm)
         for image in images or ():

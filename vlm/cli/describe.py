@@ -8,10 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
+from vlm import Thought
 from vlm.cli.opening import Where, opened
-from vlm.cli.options import ApiKey, Encoder, Library, Llm, Model, Release, Server, takes
+from vlm.cli.options import ApiKey, Encoder, Library, Llm, Lora, Model, Release, Server, takes
 from vlm.cli.output import answers_only
 from vlm.options import NpuOptions, RunOptions
+
+OF_OTHERS = ("text", "tool_calls", "embedding")
+"""Fields of an answer that have another name in the JSON, or that a description never has."""
 
 
 @takes(RunOptions, NpuOptions, into="options")
@@ -25,6 +29,7 @@ def describe(
     llm: Llm = None,
     library: Library = None,
     release: Release = None,
+    lora: Lora = None,
     server: Server = None,
     api_key: ApiKey = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer and its figures as JSON.")] = False,
@@ -37,16 +42,17 @@ def describe(
     sources: list[str | bytes] = [_source(name) for name in (image, *(more or ()))]
     with (
         answers_only(),
-        opened(Where(model, encoder, llm, library, release, server, api_key), options) as vlm,
+        opened(Where(model, encoder, llm, library, release, server, api_key, lora=lora), options) as vlm,
     ):
         question = [prompt] if prompt is not None else []
         with vlm.stream(sources, *question) as stream:
             for piece in stream:
                 if not as_json:
-                    print(piece, end="", flush=True)
+                    # Only the answer is for stdout; what the model thinks before it is for whoever watches.
+                    print(piece, end="", flush=True, file=sys.stderr if isinstance(piece, Thought) else sys.stdout)
             answer = stream.answer
     if as_json:
-        figures = {name: value for name, value in vars(answer).items() if name != "text"}
+        figures = {name: value for name, value in vars(answer).items() if name not in OF_OTHERS}
         print(json.dumps({"answer": answer.text, **figures}, ensure_ascii=False))
     else:
         print()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlm.errors import OptionError
+from vlm.options import adapter_file
 
 if TYPE_CHECKING:
     from vlm import VLM, RemoteVLM
@@ -26,10 +27,11 @@ class Where:
     server: str | None = None
     api_key: str | None = None
     pictures: bool = True
+    lora: str | None = None
 
     def leave_to_service(self) -> None:
         """Raise OptionError where something was said that is a service's own affair."""
-        own = [name for name in ("encoder", "llm", "library", "release") if getattr(self, name)]
+        own = [name for name in ("encoder", "llm", "library", "release", "lora") if getattr(self, name)]
         if own or not self.pictures:
             raise OptionError(f"--{own[0] if own else 'no-pictures'} is the service's own affair; leave it out.")
 
@@ -40,6 +42,9 @@ def opened(where: Where, options: dict[str, Any]) -> Iterator[VLM | RemoteVLM]:
     import vlm
 
     model: VLM | RemoteVLM
+    if where.lora and not where.server:
+        # The one adapter that is named is the one to answer with.
+        options = {"adapter": adapter_file(where.lora).name, **options, "settings": {"lora": [where.lora]}}
     if where.server:
         where.leave_to_service()
         model = vlm.connect(where.server, api_key=where.api_key, model=where.model, **options)

@@ -26,6 +26,9 @@ Root = Annotated[
     Path, typer.Option("--root", help="Root of the system to look at: a mounted card's, or one made for a test.")
 ]
 Release = Annotated[str | None, typer.Option("--release", help="Release of the RKLLM runtime, if it cannot be read.")]
+Lora = Annotated[
+    str | None, typer.Option("--lora", help="LoRA adapter to answer with: a .rkllm file, as FILE or FILE@SCALE.")
+]
 Server = Annotated[
     str | None,
     typer.Option("--server", envvar="VLM_SERVER", help="Ask a running service, as http://board:8080, instead."),

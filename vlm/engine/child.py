@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import vlm
+from vlm import Thought
 from vlm.engine.faults import to_fault
 from vlm.engine.messages import (
     Ask,
@@ -41,7 +42,6 @@ from vlm.engine.wire import RECEIVE, Frames, frame
 from vlm.errors import EngineCrashedError, OptionError, RkvlmError, RunTimeoutError
 from vlm.memory import keep_pages
 from vlm.options import RunOptions
-from vlm.speech import Thought
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Outbox:
 
     def tell(self, number: int, piece: str) -> None:
         """Have a piece of an answer sent, together with those of its kind that still wait."""
-        thoughts = isinstance(piece, Thought)
+        thoughts, piece = isinstance(piece, Thought), str(piece)
         with self._changed:
             waiting = self._told.get(number)
             if waiting is not None and waiting.thoughts == thoughts:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from vlm.speech import ToolCall
+from vlm import ToolCall
 
 
 class TextPart(msgspec.Struct, frozen=True, tag="text"):

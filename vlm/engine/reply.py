@@ -8,8 +8,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from vlm import Thought
 from vlm.engine.messages import Figures
-from vlm.speech import Thought
 
 if TYPE_CHECKING:
     from vlm import Answer

@@ -11,6 +11,7 @@ from enum import Enum, auto
 
 import msgspec
 
+from vlm import Thought
 from vlm.engine.configuration import EngineLimits
 from vlm.engine.faults import to_error, to_fault
 from vlm.engine.health import State
@@ -19,7 +20,6 @@ from vlm.engine.messages import Begun, CacheFigures, Cancel, Ended, Event, Fault
 from vlm.engine.process import ChildProcess, Popen
 from vlm.engine.wire import frame
 from vlm.errors import EngineCrashedError, EngineFailedError, EngineStoppingError, RkvlmError
-from vlm.speech import Thought
 
 _LOOK_AGAIN_S = 1.0  # a process may end without its pipes being closed: something it started holds them
 

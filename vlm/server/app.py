@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vlm import Engine, __version__
 from vlm.errors import RkvlmError
-from vlm.server import describe, health, logs, ollama, openai, page, rkllm
+from vlm.server import describe, embeddings, health, logs, ollama, openai, page, rkllm
 from vlm.server.auth import Access
 from vlm.server.errors import Problem, problem
 from vlm.server.fetch import Fetcher
@@ -70,7 +70,7 @@ def create_app(
         redoc_url=None,
     )
     app.state.service = service = Service(engine, settings, fetcher or Fetcher(settings), samples)
-    for protocol in (describe, openai, ollama, rkllm, health):
+    for protocol in (describe, openai, embeddings, ollama, rkllm, health):
         app.include_router(protocol.router)
     page.mount(app, samples)
     for kind in (RkvlmError, RequestValidationError, HTTPException):

@@ -2,20 +2,22 @@
 
 request     multipart/form-data: `image` (files, in order), `prompt`, `history`, the fields of RunOptions, `stream`
 answer      JSON: the fields of `vlm.Answer`; or, with stream=true or Accept: text/event-stream, events:
-            `queued` {"position"}, `token` {"text"}, `done` (the answer), `error` {"error": {"type", "message"}}
+            `queued` {"position"}, `thought` and `token` {"text"}, `done` (the answer), `error` {"error": {"type",
+            "message"}}
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.responses import JSONResponse, Response
 
-from vlm import Answer, ImagePart, Question, Reply, TextPart, Turn
+from vlm import Answer, ImagePart, Question, Reply, TextPart, Thought, Turn
 from vlm.errors import OptionError, PromptError, RkvlmError
 from vlm.options import DEFAULT_PROMPT, RunOptions
 from vlm.server import limits
@@ -100,7 +102,7 @@ def question_of(form: list[Part], settings: ServeSettings) -> Question:
 
 def answer_of(answer: Answer) -> dict[str, Any]:
     """An answer as JSON: its fields."""
-    return dict(vars(answer))
+    return asdict(answer)
 
 
 def error_of(problem: Problem) -> dict[str, Any]:
@@ -150,10 +152,14 @@ async def _events(reply: Reply) -> AsyncIterator[bytes]:
             if isinstance(item, int):
                 yield _event("queued", {"position": item})
             else:
-                yield b"".join(_event("token", {"text": piece}) for piece in item)
+                yield b"".join(_event(_kind(piece), {"text": piece}) for piece in item)
         yield _event("done", answer_of(reply.answer))
     except RkvlmError as exc:
         yield _event("error", error_of(problem(exc)))
+
+
+def _kind(piece: str) -> str:
+    return "thought" if isinstance(piece, Thought) else "token"
 
 
 def _event(name: str, data: dict[str, Any]) -> bytes:

@@ -97,8 +97,9 @@ def options(given: Mapping[str, Any], settings: ServeSettings) -> dict[str, Any]
 
 def check(question: Question, settings: ServeSettings) -> None:
     """Check the size of a question. Raises ImageTooLargeError, RequestTooLargeError."""
-    images, chars = 0, 0
+    images, chars = 0, sum(len(str(tool)) for tool in question.tools)
     for turn in question.turns:
+        chars += sum(len(call.to_json()) for call in turn.calls)
         for part in turn.content:
             if isinstance(part, TextPart):
                 chars += len(part.text)

@@ -16,7 +16,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import JSONResponse, Response
 
-from vlm import Answer, Question, Reply, TextPart, Turn, __version__
+from vlm import Answer, Question, Reply, TextPart, Thought, Turn, __version__
 from vlm.errors import OptionError, RkvlmError
 from vlm.server import limits
 from vlm.server.bridge import Streamed, begun, whole
@@ -56,6 +56,7 @@ class Asked(BaseModel):
     model: str
     stream: bool | None = None
     options: Options = Options()
+    think: bool | None = None
     keep_alive: str | float | None = None
 
     @model_validator(mode="after")
@@ -108,8 +109,9 @@ async def chat(body: ChatRequest, request: Request) -> Response:
     name = service.check_model(body.model)
     turns = [turn_of(message.role, message.content, message.images, service.settings) for message in body.messages]
 
-    def shape(piece: str) -> dict[str, Any]:
-        return {**_head(name), "message": {"role": "assistant", "content": piece}}
+    def shape(text: str, thinking: str) -> dict[str, Any]:
+        thought = {"thinking": thinking} if thinking else {}
+        return {**_head(name), "message": {"role": "assistant", "content": text, **thought}}
 
     return await _answer(request, body, turns, shape)
 
@@ -123,23 +125,24 @@ async def generate(body: GenerateRequest, request: Request) -> Response:
     if body.prompt or body.images:
         turns.append(turn_of("user", body.prompt, body.images, service.settings))
 
-    def shape(piece: str) -> dict[str, Any]:
-        return {**_head(name), "response": piece}
+    def shape(text: str, thinking: str) -> dict[str, Any]:
+        return {**_head(name), "response": text, **({"thinking": thinking} if thinking else {})}
 
     return await _answer(request, body, turns, shape)
 
 
 @router.get("/tags")
 async def tags(request: Request) -> dict[str, Any]:
-    """The model that this service has."""
-    return {"models": [_model(service_of(request))]}
+    """The model that this service has, alone and with each of its adapters."""
+    service = service_of(request)
+    return {"models": [_model(service, name) for name in service.names]}
 
 
 @router.get("/ps")
 async def ps(request: Request) -> dict[str, Any]:
     """The model that is open."""
     service = service_of(request)
-    return {"models": [{**_model(service), "context_length": service.model.max_context_len}]}
+    return {"models": [{**_model(service, service.model.name), "context_length": service.model.max_context_len}]}
 
 
 @router.post("/show")
@@ -152,7 +155,11 @@ async def show(body: ShowRequest, request: Request) -> dict[str, Any]:
         "details": _details(service),
         "parameters": "\n".join(f"{name} {value}" for name, value in facts.options.items() if name in SAME and value),
         "model_info": {"general.name": facts.name, f"{facts.family}.context_length": facts.max_context_len},
-        "capabilities": ["completion", *(["vision"] if facts.pictures else [])],
+        "capabilities": [
+            "completion",
+            *(["vision"] if facts.pictures else []),
+            *(["thinking"] if facts.thinking else []),
+        ],
     }
 
 
@@ -205,28 +212,37 @@ def error_of(problem: Problem) -> dict[str, Any]:
     return {"error": problem.message}
 
 
-async def _answer(request: Request, body: Asked, turns: list[Turn], shape: Callable[[str], dict[str, Any]]) -> Response:
+Shape = Callable[[str, str], dict[str, Any]]
+"""Makes the object of a text and of a thought, which may be empty."""
+
+
+async def _answer(request: Request, body: Asked, turns: list[Turn], shape: Shape) -> Response:
     if not turns:
-        return JSONResponse({**shape(""), "done": True, "done_reason": "load"})
+        return JSONResponse({**shape("", ""), "done": True, "done_reason": "load"})
     service, began = service_of(request), time.perf_counter()
-    question = Question(tuple(turns), options_of(body.options, service))
+    options = options_of(body.options, service) | service.options_for(service.check_model(body.model))
+    if body.think is not None:
+        options["thinking"] = body.think
+    question = Question(tuple(turns), options)
     reply = service.ask(request, question)
     if body.stream is False:
         answer = await whole(request, reply)
-        return JSONResponse({**shape(answer.text), **end_of(answer, began)})
+        return JSONResponse({**shape(answer.text, answer.reasoning), **end_of(answer, began)})
     told = await begun(request, reply)
     return Streamed(reply, _lines(told, reply, shape, began), "application/x-ndjson")
 
 
-async def _lines(
-    told: AsyncIterator[list[str]], reply: Reply, shape: Callable[[str], dict[str, Any]], began: float
-) -> AsyncIterator[bytes]:
+async def _lines(told: AsyncIterator[list[str]], reply: Reply, shape: Shape, began: float) -> AsyncIterator[bytes]:
     try:
         async for batch in told:
-            yield b"".join(_line({**shape(piece), "done": False}) for piece in batch)
-        yield _line({**shape(""), **end_of(reply.answer, began)})
+            yield b"".join(_line({**_shaped(shape, piece), "done": False}) for piece in batch)
+        yield _line({**shape("", ""), **end_of(reply.answer, began)})
     except RkvlmError as exc:
         yield _line(error_of(problem(exc)))
+
+
+def _shaped(shape: Shape, piece: str) -> dict[str, Any]:
+    return shape("", piece) if isinstance(piece, Thought) else shape(piece, "")
 
 
 def _line(data: dict[str, Any]) -> bytes:
@@ -237,9 +253,8 @@ def _head(name: str) -> dict[str, Any]:
     return {"model": name, "created_at": datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")}
 
 
-def _model(service: Service) -> dict[str, Any]:
-    name = f"{service.model.name}:latest"
-    return {"name": name, "model": name, "details": _details(service)}
+def _model(service: Service, name: str) -> dict[str, Any]:
+    return {"name": f"{name}:latest", "model": f"{name}:latest", "details": _details(service)}
 
 
 def _details(service: Service) -> dict[str, Any]:

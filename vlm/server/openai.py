@@ -1,7 +1,8 @@
 """OpenAI's protocol: /v1/chat/completions, /v1/completions, /v1/models. Pictures are image_url parts.
 
 A figure that the runtime does not give is null: `usage` as a whole. What cannot be done is refused in words rather than
-left out: several choices, log probabilities, tools. The fields of RunOptions that OpenAI lacks are taken too.
+left out: several choices, log probabilities. The fields of RunOptions that OpenAI lacks are taken too. What a model
+thinks before it answers is `reasoning_content`, as other open services have it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import JSONResponse, Response
 
-from vlm import Answer, ImagePart, Question, Reply, TextPart, Turn
+from vlm import Answer, ImagePart, Question, Reply, TextPart, Thought, Turn
 from vlm.errors import RkvlmError
 from vlm.options import Sampling
 from vlm.server import limits
@@ -25,16 +26,21 @@ from vlm.server.errors import Problem, problem
 from vlm.server.images import from_url
 from vlm.server.sampling import with_sampling
 from vlm.server.service import Service, service_of
+from vlm.server.tools import Called, Tool, call_of, calls_json, offered
 
 router = APIRouter(tags=["OpenAI"])
 
 IGNORED = {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
 """Fields that say nothing about the answer."""
-OURS = set(Sampling.model_fields) - {"top_p", "temperature", "frequency_penalty", "presence_penalty"}
+OURS = {"thinking", "adapter", *Sampling.model_fields} - {
+    "top_p",
+    "temperature",
+    "frequency_penalty",
+    "presence_penalty",
+}
 """Options that OpenAI has no name for."""
 REFUSED = {
     "logit_bias": "Weights of single tokens",
-    "tools": "Tools",
     "functions": "Functions",
     "response_format": "A format of the answer",
     "audio": "Sound",
@@ -77,11 +83,19 @@ Content = Annotated[ContentText | ContentImage, Field(discriminator="type")]
 
 
 class ChatMessage(BaseModel):
-    """One message."""
+    """One message. Only an assistant's that calls tools may be without content."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Content]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[Content] | None = None
     name: str | None = None
+    tool_calls: list[Called] | None = None
+    tool_call_id: str | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> ChatMessage:
+        if self.content is None and not self.tool_calls:
+            raise ValueError("a message needs content")
+        return self
 
 
 class StreamOptions(BaseModel):
@@ -134,6 +148,9 @@ class ChatRequest(Asked):
 
     messages: list[ChatMessage]
     max_completion_tokens: int | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Any = None
+    reasoning_effort: str | None = None
 
 
 class CompletionRequest(Asked):
@@ -164,39 +181,42 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
 
 @router.get("/v1/models")
 async def models(request: Request) -> dict[str, Any]:
-    """The model that this service has."""
+    """The model that this service has, alone and with each of its adapters."""
     service = service_of(request)
-    return {"object": "list", "data": [_model(service)]}
+    return {"object": "list", "data": [_model(service, name) for name in service.names]}
 
 
 @router.get("/v1/models/{name}")
 async def model(name: str, request: Request) -> dict[str, Any]:
     """The model of that name."""
     service = service_of(request)
-    service.check_model(name)
-    return _model(service)
+    return _model(service, service.check_model(name))
 
 
 async def chat_question(body: ChatRequest, service: Service) -> Question:
     """The question that a request asks. Raises RequestError, ImageError."""
     turns = [await turn_of(message, service) for message in body.messages]
     most = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-    return Question(tuple(turns), _options(body, most, service))
+    options = _options(body, most, service)
+    if body.reasoning_effort is not None:
+        options.setdefault("thinking", body.reasoning_effort != "none")
+    return Question(tuple(turns), options, tools=offered(body.tools, body.tool_choice))
 
 
 async def turn_of(message: ChatMessage, service: Service) -> Turn:
     """A message as a turn, its pictures read. Raises ImageError, PictureURLError."""
     role = "system" if message.role == "developer" else message.role
+    calls = tuple(call_of(called) for called in message.tool_calls or ())
     if isinstance(message.content, str):
-        return Turn(role, (TextPart(message.content),))
+        return Turn(role, (TextPart(message.content),), calls)
     parts: list[TextPart | ImagePart] = []
-    for part in message.content:
+    for part in message.content or ():
         if isinstance(part, ContentText):
             parts.append(TextPart(part.text))
         else:
             url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
             parts.append(await from_url(url, service.settings, service.fetcher))
-    return Turn(role, tuple(parts))
+    return Turn(role, tuple(parts), calls)
 
 
 def error_of(problem: Problem) -> dict[str, Any]:
@@ -222,12 +242,21 @@ class Chat:
 
     def whole(self, answer: Answer) -> dict[str, Any]:
         """A complete answer."""
-        message = {"role": "assistant", "content": answer.text, "refusal": None}
-        return {**self._head, "choices": [_choice(answer.finish_reason, message=message)], "usage": usage_of(answer)}
+        message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+        if answer.reasoning:
+            message["reasoning_content"] = answer.reasoning
+        if answer.tool_calls:
+            message |= {"content": answer.text or None, "tool_calls": calls_json(answer.tool_calls)}
+        return {**self._head, "choices": [_choice(finish_of(answer), message=message)], "usage": usage_of(answer)}
 
-    def chunk(self, piece: str | None, finish: str | None = None) -> dict[str, Any]:
-        """A piece of an answer, or its end."""
-        delta = {} if piece is None else {"role": "assistant", "content": piece}
+    def chunk(self, piece: str | None, answer: Answer | None = None) -> dict[str, Any]:
+        """A piece of an answer, or its end: the whole answer."""
+        delta: dict[str, Any] = {}
+        if piece is not None:
+            delta = {"role": "assistant", "reasoning_content" if isinstance(piece, Thought) else "content": piece}
+        elif answer is not None and answer.tool_calls:
+            delta = {"role": "assistant", "tool_calls": calls_json(answer.tool_calls, numbered=True)}
+        finish = None if answer is None else finish_of(answer)
         return {**self._head, "object": "chat.completion.chunk", "choices": [_choice(finish, delta=delta)]}
 
     def usage(self, answer: Answer) -> dict[str, Any]:
@@ -243,9 +272,10 @@ class Text(Chat):
         choices = [_choice(answer.finish_reason, text=answer.text)]
         return {**self._head, "choices": choices, "usage": usage_of(answer)}
 
-    def chunk(self, piece: str | None, finish: str | None = None) -> dict[str, Any]:
-        """A piece of an answer, or its end."""
-        return {**self._head, "choices": [_choice(finish, text=piece or "")]}
+    def chunk(self, piece: str | None, answer: Answer | None = None) -> dict[str, Any]:
+        """A piece of an answer, or its end: the whole answer."""
+        finish = None if answer is None else answer.finish_reason
+        return {**self._head, "choices": [_choice(finish, text="" if isinstance(piece, Thought) else piece or "")]}
 
     def usage(self, answer: Answer) -> dict[str, Any]:
         """The chunk that tells what a stream took."""
@@ -266,7 +296,7 @@ async def _events(told: AsyncIterator[list[str]], reply: Reply, shape: Chat, wit
         async for batch in told:
             yield b"".join(_event(shape.chunk(piece)) for piece in batch)
         answer = reply.answer
-        end = _event(shape.chunk(None, answer.finish_reason))
+        end = _event(shape.chunk(None, answer))
         usage = _event(shape.usage(answer)) if with_usage else b""
         yield end + usage + b"data: [DONE]\n\n"
     except RkvlmError as exc:
@@ -285,8 +315,13 @@ def _head(prefix: str, kind: str, name: str) -> dict[str, Any]:
     return {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": name}
 
 
-def _model(service: Service) -> dict[str, Any]:
-    return {"id": service.model.name, "object": "model", "created": service.started, "owned_by": "rkvlm"}
+def finish_of(answer: Answer) -> str:
+    """Why an answer ended, in OpenAI's words."""
+    return "tool_calls" if answer.tool_calls else answer.finish_reason
+
+
+def _model(service: Service, name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": service.started, "owned_by": "rkvlm"}
 
 
 def _options(body: Asked, most: int | None, service: Service) -> dict[str, Any]:
@@ -300,6 +335,7 @@ def _options(body: Asked, most: int | None, service: Service) -> dict[str, Any]:
         "seed": body.seed,
         "stop": [body.stop] if isinstance(body.stop, str) else body.stop,
         **{name: value for name, value in (body.model_extra or {}).items() if name in OURS},
+        **service.options_for(service.check_model(body.model)),
     }
     given = {name: value for name, value in named.items() if value is not None}
     return limits.options(with_sampling(given, service.model.options), service.settings)

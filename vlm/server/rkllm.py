@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse, Response
 
-from vlm import Answer, Question, Reply
+from vlm import Answer, Question, Reply, Thought
 from vlm.errors import RkvlmError
 from vlm.server.bridge import Streamed, begun, whole
 from vlm.server.errors import Problem, problem
@@ -40,6 +40,7 @@ class RkllmRequest(BaseModel):
     model: str = PLACEHOLDER
     messages: list[ChatMessage]
     stream: bool = False
+    enable_thinking: bool = False
 
 
 @router.post("/rkllm_chat")
@@ -47,27 +48,31 @@ async def rkllm_chat(body: RkllmRequest, request: Request) -> Response:
     """Answer the last message of a conversation."""
     service = service_of(request)
     name = service.model.name if body.model == PLACEHOLDER else service.check_model(body.model)
-    reply = service.ask(request, await question_of(body, service))
+    reply = service.ask(request, await question_of(body, service, name))
     if not body.stream:
         return JSONResponse(answer_of(await whole(request, reply), name))
     return Streamed(reply, _lines(await begun(request, reply), reply, name), "text/plain")
 
 
-async def question_of(body: RkllmRequest, service: Service) -> Question:
-    """The question that a request asks. Raises RequestError, ImageError."""
-    return Question(tuple([await turn_of(message, service) for message in body.messages]))
+async def question_of(body: RkllmRequest, service: Service, name: str) -> Question:
+    """The question that a request asks of the model `name`. Raises RequestError, ImageError."""
+    options = service.options_for(name) | ({"thinking": True} if body.enable_thinking else {})
+    return Question(tuple([await turn_of(message, service) for message in body.messages]), options)
 
 
 def answer_of(answer: Answer, name: str) -> dict[str, Any]:
     """A complete answer."""
     usage = usage_of(answer) or dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"))
     message = {"role": "assistant", "content": answer.text}
+    if answer.reasoning:
+        message["reasoning_content"] = answer.reasoning
     return {**_object("chat.completion", name, answer.finish_reason, message=message), "usage": usage}
 
 
 def chunk_of(piece: str, finish: str | None, name: str) -> dict[str, Any]:
     """A piece of an answer, or its end."""
-    return _object("chat.completion.chunk", name, finish, delta={"role": "assistant", "content": piece})
+    told = {"content": "", "reasoning_content": piece} if isinstance(piece, Thought) else {"content": piece}
+    return _object("chat.completion.chunk", name, finish, delta={"role": "assistant", **told})
 
 
 def error_of(problem: Problem) -> dict[str, Any]:

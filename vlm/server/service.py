@@ -43,11 +43,24 @@ class Service:
         return facts
 
     def check_model(self, name: str) -> str:
-        """The model's name, where `name` is it. Raises UnknownModelError, ServiceBusyError."""
-        own = self.model.name
-        if name not in (own, f"{own}:latest"):
-            raise UnknownModelError(f"There is no model {name!r:.100} here; this service has {own!r}.")
-        return own
+        """The model's name, with its adapter's, where `name` is it. Raises UnknownModelError, ServiceBusyError."""
+        names = self.names
+        if name.removesuffix(":latest") not in names:
+            listed = ", ".join(map(repr, names))
+            raise UnknownModelError(f"There is no model {name!r:.100} here; this service has {listed}.")
+        return name.removesuffix(":latest")
+
+    @property
+    def names(self) -> list[str]:
+        """What may be asked: the model, and the model with each of its adapters, `model@adapter`."""
+        model = self.model
+        return [model.name, *(f"{model.name}@{adapter}" for adapter in model.adapters)]
+
+    @staticmethod
+    def options_for(name: str) -> dict[str, Any]:
+        """The options that the name of a model stands for, one that `check_model` gave."""
+        adapter = name.partition("@")[2]
+        return {"adapter": adapter} if adapter else {}
 
     def info(self) -> dict[str, Any]:
         """What there is to know for whoever wants to ask."""
@@ -63,6 +76,9 @@ class Service:
                 "family": model.family,
                 "description": model.description,
                 "pictures": model.pictures,
+                "adapters": list(model.adapters),
+                "tools": model.tools,
+                "thinking": model.thinking,
                 "max_context_len": model.max_context_len,
                 "runtime": model.runtime,
                 "release": model.release,

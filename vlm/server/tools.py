@@ -1,0 +1,74 @@
+"""Tools in OpenAI's protocol: the functions that a model may call, its calls, and what they gave."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from vlm import ToolCall
+from vlm.errors import OptionError, PromptError
+
+
+class Function(BaseModel):
+    """A function. parameters: JSON schema, handed to the model as it is."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+
+class Tool(BaseModel):
+    """A tool; functions are all there are."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class CalledFunction(BaseModel):
+    """What was called. arguments: a JSON object, as text."""
+
+    name: str
+    arguments: str = "{}"
+
+
+class Called(BaseModel):
+    """A call in an earlier answer."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+def offered(tools: Sequence[Tool] | None, choice: Any) -> tuple[dict[str, Any], ...]:
+    """The functions to offer. Raises OptionError for a choice that no model can be held to."""
+    if choice not in (None, "auto", "none"):
+        raise OptionError(f"tool_choice is auto or none here: no model can be made to call; got {choice!r:.100}.")
+    return () if choice == "none" else tuple(tool.model_dump(exclude_none=True) for tool in tools or ())
+
+
+def call_of(called: Called) -> ToolCall:
+    """A call in our terms. Raises PromptError."""
+    try:
+        arguments = json.loads(called.function.arguments or "{}")
+    except (ValueError, RecursionError) as exc:
+        raise PromptError(f"The arguments of call {called.id!r:.60} are not JSON: {exc}.") from exc
+    if not isinstance(arguments, dict):
+        raise PromptError(f"The arguments of call {called.id!r:.60} are a JSON object; got {arguments!r:.100}.")
+    return ToolCall(called.function.name, arguments)
+
+
+def calls_json(calls: Sequence[ToolCall], *, numbered: bool = False) -> list[dict[str, Any]]:
+    """The calls of an answer. numbered: with their places, as a stream has them."""
+    return [
+        {
+            **({"index": index} if numbered else {}),
+            "id": f"call_{uuid.uuid4().hex}",
+            "type": "function",
+            "function": {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)},
+        }
+        for index, call in enumerate(calls)
+    ]
