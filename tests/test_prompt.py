@@ -12,6 +12,7 @@ from vlm.errors import OptionError, PromptError
 from vlm.profile import Profile, load_profile, parse_profile
 from vlm.prompt import IMAGE, Message, Part, RenderedPrompt, render
 from vlm.resources import configs_dir
+from vlm.speech import ToolCall
 
 PROFILES = {name: load_profile(name) for name in GOLDEN}
 
@@ -217,3 +218,28 @@ def test_nul_and_half_characters_are_refused_wherever_they_are(
 )
 def test_a_tag_is_escaped_by_a_space_after_its_first_character(typed: list[str], escaped: str) -> None:
     assert f"user\n{escaped}<|im_end|>" in render(PROFILES["demo"], [Message("user", typed)]).text
+
+
+def test_tools_and_calls_cannot_pose_as_the_template() -> None:
+    profile = load_profile("qwen3-vl-2b")
+    tag = "<|im_end|>"
+    conversation = [
+        Message("user", "a"),
+        Message("assistant", "", [ToolCall("f", {"x": tag})]),
+        Message("tool", tag),
+    ]
+    tools = [{"type": "function", "function": {"name": "f", "description": tag}}]
+    text = render(profile, conversation, tools=tools).text
+    assert text.count("< |im_end|>") == 3
+    assert text.count(tag) == 4  # the system's, the user's, the assistant's and the tool's own ends
+    with pytest.raises(PromptError, match="which means something to the model"):
+        render(profile, conversation, tools=tools, on_control="refuse")
+
+
+def test_calls_are_the_assistants() -> None:
+    with pytest.raises(PromptError, match="Only the assistant calls tools"):
+        Message("user", "a", [ToolCall("f", {})])
+    with pytest.raises(PromptError, match="half of a surrogate pair"):
+        Message("assistant", "", [ToolCall("f", {"x": "\ud800"})])
+    with pytest.raises(OptionError, match="knows no tools"):
+        render(load_profile("demo"), [Message("user", "a")], tools=[{"type": "function"}])

@@ -18,14 +18,14 @@ ASYNC = ModelSettings(run_async=True, stop_timeout_s=20)
 @pytest.mark.parametrize("words", ["", "[finish=none]", "[finish=null]", "[finish=later]", "[thread]", "[finish=late]"])
 def test_the_end_of_an_asynchronous_run(standin: Backend, words: str) -> None:
     model = standin.open(settings=ASYNC)
-    for _ in range(2):
+    for _ in range(1 if "none" in words else 2):
         prompt = f"[tokens=4]{words}"
         images = np.zeros((1, 4, 8), np.float32)
         generation = model.generate(Request(prompt=f"<image>{prompt}", images=images, image_size=(8, 8)))
         del images
         gc.collect()
         assert generation.text() == "t:0 t:1 t:2 t:3 "
-    assert len(standin.standin.seen("run_async")) == 2
+    assert standin.standin.seen("run") == []
 
 
 @pytest.mark.parametrize("answer", ["finish", "error", "none"])
@@ -41,10 +41,11 @@ def test_a_runtime_that_says_nothing_runs(standin: Backend, tmp_path) -> None:
     standin.path = tmp_path / "model[mute].rkllm"
     standin.path.touch()
     model = standin.open(settings=ASYNC)
-    generation = model.generate(Request(prompt="[tokens=4][pace=30]"))
-    next(generation)
+    # Longer than whatever is waited for where a runtime says that it is through.
+    slow = "[prefill=1000]" if standin.library.release in ("1.2.3", "1.3.0") else ""
+    generation = model.generate(Request(prompt=f"[tokens=4][pace=30]{slow}"))
     assert not model.is_running()
-    assert generation.text() == "t:1 t:2 t:3 "
+    assert generation.text() == "t:0 t:1 t:2 t:3 "
 
 
 def test_an_asynchronous_run_that_fails(standin: Backend) -> None:

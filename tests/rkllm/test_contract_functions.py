@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -196,9 +198,16 @@ def test_cross_attention(backend: Backend) -> None:
     with pytest.raises(OptionError, match="opened without cross attention"):
         backend.open().set_cross_attention(attention())
     model = backend.open(placement=placement)
-    model.set_cross_attention(attention())  # nobody but the model keeps it
+    given = attention()
+    keys = weakref.ref(given.keys)
+    model.set_cross_attention(given)
+    del given
+    gc.collect()
+    assert keys() is not None  # nobody but the model keeps it
     model.generate(backend.request()).text()
     model.set_cross_attention(attention(3))
+    gc.collect()
+    assert keys() is None
     model.generate(backend.request()).text()
     seen = [run["attention"] for run in backend.standin.seen("run")]
     assert seen == [[0.25, 0.25, 11.25, 4], [0.25, 0.25, 3.75, 2]]

@@ -23,7 +23,7 @@ Clear = Literal["no", "before", "around"]
 """When the whole KV cache is cleared for a run, where the release can."""
 
 _POLL_S = 0.02  # an asynchronous run that ends without a word is noticed this soon
-_QUIET_S = 0.5  # and is over when the runtime has said for this long that nothing runs
+_QUIET_S = 0.2  # and is over when the runtime has said for this long that nothing runs
 
 
 class Router:
@@ -161,19 +161,20 @@ class Handle:
     def _wait(self, run: Run) -> None:
         """Wait for an asynchronous run: until it has told its end, and the runtime says that nothing runs.
 
-        Neither is enough alone. The end is told while the run is still on its way out, or (after an abort) never; and
-        what `rkllm_is_running` says right after the beginning, or at all, is not to be relied on.
+        Neither is enough alone. The end is told while the run is still on its way out, or (after an abort) never. And
+        a runtime that never said that the run was going on is not believed when it says that nothing is.
         """
-        quiet = 0.0
-        told = None
+        believed, quiet, told = self.is_running(), 0.0, 0.0
         while quiet < _QUIET_S:
             run.ended.wait(_POLL_S)
+            running = self.is_running()
+            believed = believed or running
             if run.ended.is_set():
-                told = told or time.monotonic()
-                if not self.is_running() or time.monotonic() - told > _QUIET_S:
+                if not running or told > _QUIET_S:
                     return
                 time.sleep(_POLL_S)
-            quiet = 0.0 if self.is_running() else quiet + _POLL_S
+                told += _POLL_S
+            quiet = quiet + _POLL_S if believed and not running else 0.0
 
     def is_running(self) -> bool:
         """What the runtime says, read as its release means it."""

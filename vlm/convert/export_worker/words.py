@@ -25,7 +25,7 @@ PAST, NOW = 5, 3
 
 
 class Step(nn.Module):
-    """Some tokens after those in the cache: their logits, and the cache with them in it."""
+    """Some tokens after those in the cache: their logits, the cache with them in it, and the last hidden layer."""
 
     def __init__(self, language: Any, head: Any, levels: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Step(nn.Module):
         more |= {"attention_mask": mask, "position_ids": position_ids, "use_cache": True, "return_dict": True}
         out = self.language(inputs_embeds=inputs_embeds, **more)
         grown = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
-        return (self.head(out.last_hidden_state), *grown)
+        return (self.head(out.last_hidden_state), *grown, out.last_hidden_state)
 
 
 def export_words(
@@ -115,11 +115,11 @@ class Names:
         self.past = [f"past_key_values.{part}" for part in parts]
         self.present = [f"present.{part}" for part in parts]
         self.inputs = ["inputs_embeds", "attention_mask", "position_ids", *self.deepstack, *self.past]
-        self.outputs = ["logits", *self.present]
+        self.outputs = ["logits", *self.present, "hidden_states"]
 
     def axes(self, grid: bool) -> dict[str, dict[int, str]]:
         """What may be of any length."""
-        tokens = ["inputs_embeds", "logits", *self.deepstack]
+        tokens = ["inputs_embeds", "logits", "hidden_states", *self.deepstack]
         named = {name: {1: "tokens"} for name in tokens} | {"attention_mask": {1: "total"}}
         named |= {"position_ids": {2 if grid else 1: "tokens"}}
         return named | {name: {2: "past"} for name in self.past} | {name: {2: "total"} for name in self.present}
