@@ -112,3 +112,16 @@ def test_tools_are_called_and_answered(tmp_path: Path) -> None:
 def test_a_model_without_tools(demo: vlm.VLM) -> None:
     with pytest.raises(OptionError, match="knows no tools"):
         demo.chat([{"role": "user", "content": "a"}], tools=[WEATHER])
+
+
+def test_the_command_line_keeps_thoughts_apart(tmp_path: Path) -> None:
+    llm = tmp_path / "model.rkllm"
+    llm.touch()
+    command = [sys.executable, "-W", "error", "-c", "from vlm.cli import main; main()", "chat", "--no-pictures"]
+    command += ["-m", "qwen3.5-0.8b", "--llm", str(llm), "--library", str(build("1.3.0")), "--thinking"]
+    done = subprocess.run(
+        command, input="[think=It is red.][say=Red.]\n/show\n", capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "Red.\n")
+    assert "It is red." in done.stderr
+    assert done.stderr.count("It is red.") == 2  # as it was thought, and in the question that is shown

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vlm import Thought
 from vlm.cli.opening import Where, opened
 from vlm.cli.options import ApiKey, Encoder, Library, Llm, Lora, Model, Release, Server, takes
-from vlm.cli.output import answers_only
+from vlm.cli.output import answers_only, tell
 from vlm.cli.terminal import Keyboard, is_terminal, note, say
 from vlm.errors import ContextTooLongError, RequestError, RkvlmError
 from vlm.options import NpuOptions, RunOptions
@@ -125,7 +126,8 @@ class Conversation:
                     if aborted := self.interrupted():
                         break
                     say(piece)
-                    told.append(piece)
+                    if not isinstance(piece, Thought):
+                        told.append(piece)
             answer = stream.answer
         except KeyboardInterrupt:
             aborted = True
@@ -172,12 +174,12 @@ def obey(talk: Conversation, line: str) -> None:
 def _ask(talk: Conversation, question: str) -> None:
     ends = ["\n"]
 
-    def tell(piece: str) -> None:
-        print(piece, end="", flush=True)
+    def show(piece: str) -> None:
+        tell(piece)
         ends.append(piece[-1:])
 
     try:
-        turn, answer = talk.tell(question, tell)
+        turn, answer = talk.tell(question, show)
     except RkvlmError:
         if ends[-1] != "\n":
             print(flush=True)

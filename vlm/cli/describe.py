@@ -8,10 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from vlm import Thought
 from vlm.cli.opening import Where, opened
 from vlm.cli.options import ApiKey, Encoder, Library, Llm, Lora, Model, Release, Server, takes
-from vlm.cli.output import answers_only
+from vlm.cli.output import answers_only, tell
 from vlm.options import NpuOptions, RunOptions
 
 OF_OTHERS = ("text", "tool_calls", "embedding")
@@ -48,8 +47,7 @@ def describe(
         with vlm.stream(sources, *question) as stream:
             for piece in stream:
                 if not as_json:
-                    # Only the answer is for stdout; what the model thinks before it is for whoever watches.
-                    print(piece, end="", flush=True, file=sys.stderr if isinstance(piece, Thought) else sys.stdout)
+                    tell(piece)
             answer = stream.answer
     if as_json:
         figures = {name: value for name, value in vars(answer).items() if name not in OF_OTHERS}

@@ -9,6 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+def tell(piece: str) -> None:
+    """Print a piece of an answer. What a model thinks before it answers is no part of it, and goes to stderr."""
+    from vlm import Thought
+
+    print(piece, end="", flush=True, file=sys.stderr if isinstance(piece, Thought) else sys.stdout)
+
+
 @contextmanager
 def answers_only() -> Iterator[None]:
     """Let nothing but Python's own prints reach stdout in the block; what C libraries print there goes to stderr.
