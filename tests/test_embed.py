@@ -39,7 +39,7 @@ def test_equal_pictures_are_nearer_than_different_ones(demo: vlm.VLM, pooling: P
         assert (made.dtype, made.shape) == (np.float32, (demo.profile.encoder.width,))
         assert np.linalg.norm(made) == pytest.approx(1, abs=1e-5)
     assert star @ again > 0.99999
-    assert max(star @ light, star @ hearts, light @ hearts) < 0.999
+    assert max(star @ light, star @ hearts, light @ hearts) < (0.999 if text else 0.95)
 
 
 def test_a_picture_and_another_of_its_kind(demo: vlm.VLM) -> None:
