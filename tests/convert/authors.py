@@ -80,7 +80,7 @@ def make(kind: str, directory: Path) -> None:
     with torch.no_grad():
         for weights in model.parameters():
             if weights.ndim > 1:
-                weights.mul_(4)
+                weights.mul_(10)
     model.save_pretrained(directory)
 
 
