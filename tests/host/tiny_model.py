@@ -8,6 +8,7 @@ can say what the answer is.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,13 @@ def bytes_to_chars() -> list[str]:
     return [chr(b) if b in prints else chr(next(others)) for b in range(BYTES)]
 
 
-def byte_tokenizer() -> Tokenizer:
-    """One token per byte (its id is the byte), and SPECIALS after them."""
+def byte_tokenizer(specials: Sequence[str] = SPECIALS) -> Tokenizer:
+    """One token per byte (its id is the byte), and `specials`, as many as SPECIALS, after them."""
     vocab = {char: i for i, char in enumerate(bytes_to_chars())}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in SPECIALS])
+    tokenizer.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in specials])
     return tokenizer
 
 

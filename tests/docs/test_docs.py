@@ -1,0 +1,138 @@
+"""What the documentation shows is run, or looked up: README in both languages, docs/, and the README of each room."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import fences
+import pytest
+import tomllib
+from fences import ELSEWHERE, KINDS, PAGES, Fence
+from sample_pictures import ROOT, TRUTH
+from service_rig import Served, serve
+
+from vlm.profile import load_profile
+from vlm.settings import load_serve_settings
+
+FENCES = list(fences.fences())
+SCRIPTS = sorted(path.name for path in (ROOT / "samples").glob("*.py"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def of(*kinds: str) -> list[Fence]:
+    return [fence for fence in FENCES if fence.kind in kinds]
+
+
+SHOWN = [fence for fence in of("sh") if not set(fence.commands) <= set(ELSEWHERE)]
+RUN = [fence for fence in [*SHOWN, *of("python")] if not fence.on_a_board and not fence.serves]
+
+
+@pytest.mark.parametrize(
+    "fence",
+    [pytest.param(f, id=str(f), marks=[pytest.mark.slow, pytest.mark.timeout(1200)] if f.slow else []) for f in RUN],
+)
+def test_a_block_does_what_it_says(fence: Fence, desk: Path, request: pytest.FixtureRequest) -> None:
+    address = ""
+    if fence.served:
+        served: Served = request.getfixturevalue("service")
+        address = served.url.removeprefix("http://")
+    said = fences.run(fence, desk, address)
+    assert fences.missing(said, fence.says or "") == [], said
+
+
+@pytest.mark.parametrize("fence", [fence for fence in SHOWN if fence.serves and not fence.on_a_board], ids=str)
+def test_a_service_is_started_as_shown(fence: Fence, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One command, which serves until it is ended."""
+    (command,) = fence.commands
+    monkeypatch.chdir(desk)
+    with serve(*command.split()[2:], VLM_MODELS_DIR=str(desk.parent / "models")) as served:
+        assert served.ready().get("/healthz").status_code == 200
+        assert served.end() == 0
+
+
+@pytest.mark.parametrize("fence", SHOWN, ids=str)
+def test_every_command_and_option_exists(fence: Fence) -> None:
+    for command in fence.commands:
+        assert fences.wrong_words(command) is None
+    assert fence.commands, "nothing to run"
+
+
+@pytest.mark.parametrize("fence", of("toml"), ids=str)
+def test_settings_and_profiles_are_taken(
+    fence: Fence, tmp_path: Path, clean_settings: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "vlm.toml"
+    file.write_text(fence.text.replace("sha256:...", "sha256:" + "0" * 64))
+    if "encoder" in tomllib.loads(file.read_text()):
+        load_profile(file)
+    else:
+        monkeypatch.setenv("VLM_CONFIG", str(file))
+        load_serve_settings()
+
+
+@pytest.mark.parametrize("fence", of("json"), ids=str)
+def test_json_is_json(fence: Fence) -> None:
+    json.loads(fence.text)
+
+
+def test_no_block_is_of_another_kind() -> None:
+    """One without a kind, or with one that no test looks at, would not be tested."""
+    assert [str(fence) for fence in FENCES if fence.kind not in KINDS] == []
+    for page in PAGES:
+        assert page.read_text(encoding="utf-8").count("\n```") % 2 == 0, page
+
+
+def test_what_is_not_run_here_is_run_elsewhere() -> None:
+    for command, place in ELSEWHERE.items():
+        assert any(command in fence.commands for fence in FENCES), command
+        assert (ROOT / place).is_file()
+
+
+def test_the_two_commands_are_there() -> None:
+    first, second = [fence.commands for fence in of("sh") if fence.page.name == "README.md"][:2]
+    assert (first, second) == (["samples/try.sh"], ["tests/run.sh"])
+    assert TRUTH["traffic-light.jpg"] in " ".join(README.split())
+
+
+def _anchors(page: Path) -> set[str]:
+    """The names that GitHub gives to a page's headings."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", re.sub(r"\[(.*?)\]\(.*?\)", r"\1", head).lower()).replace(" ", "-") for head in heads
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        path = urlsplit(target)
+        if path.scheme:
+            continue
+        there = (page.parent / path.path).resolve() if path.path else page
+        assert there.exists(), target
+        if path.fragment:
+            assert path.fragment in _anchors(there), target
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_sample_script_works(name: str, clean_settings: None) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(ROOT / "samples" / name)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_readme_stays_short(name: str) -> None:
+    assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) < 250
