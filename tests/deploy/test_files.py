@@ -95,9 +95,9 @@ def test_the_dashboard_asks_for_figures_that_there_are(tmp_path: Path, clean_set
     assert len(set(places)) == len(places)
 
 
-def test_boards_of_the_documentation_hold_what_the_profiles_say() -> None:
+def test_the_memory_page_holds_what_the_profiles_say() -> None:
     """The memory of one picture's embedding, and how many fit in the default of VLM_CACHE_BYTES."""
-    rows = re.findall(r"^\| `([\w.-]+)` \| ([\d,]+) \| (\d+) \|$", (ROOT / "docs/boards.md").read_text(), flags=re.M)
+    rows = re.findall(r"^\| `([\w.-]+)` \| ([\d,]+) \| (\d+) \|$", (ROOT / "docs/memory.md").read_text(), flags=re.M)
     assert len(rows) >= 4
     for name, size, pictures in rows:
         encoder = load_profile(name).encoder

@@ -30,7 +30,6 @@ ON_A_BOARD = ("# on a board", "# 在开发板上")
 ELSEWHERE = {
     "samples/try.sh": ".ci/run",
     "tests/run.sh": ".ci/run",
-    "python tests/parity/table.py": "tests/parity/test_parity.py",
     "python tests/board/rehearse.py": "tests/board/test_rehearsal.py",
 }
 """Commands that another check runs, and which."""

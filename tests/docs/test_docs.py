@@ -136,3 +136,17 @@ def test_a_sample_script_works(name: str, clean_settings: None) -> None:
 @pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
 def test_the_readme_stays_short(name: str) -> None:
     assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) < 250
+
+
+def test_every_room_is_on_the_map() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = [path.parent for package in ("vlm", "encoders") for path in (ROOT / package).rglob("__init__.py")]
+    tops = {room.relative_to(ROOT) for room in rooms if len(room.relative_to(ROOT).parts) <= 2} - {Path("vlm")}
+    assert {str(room) for room in tops if f"`{room}/`" not in page} == set()
+
+
+def test_the_doctors_page_is_a_board_s() -> None:
+    """What the board page shows of it is what the golden page of a made RK3588 says."""
+    (page,) = [fence for fence in of("text") if fence.page.name == "board.md" and "NPU driver" in fence.text]
+    golden = (ROOT / "tests" / "doctor" / "golden" / "rk3588.txt").read_text()
+    assert fences.missing(golden, page.text) == []
