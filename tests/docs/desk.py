@@ -26,7 +26,10 @@ PHOTOS = ("blue-star.jpg", "night.jpg", "two-hearts.png", "tower.jpg")
 
 
 def make_desk(place: Path) -> Path:
-    """A folder to work in: the checkout's rooms, `photo.jpg`, `photos/`, and `my-model.toml`, a profile."""
+    """A folder to work in: the checkout's rooms, `photo.jpg`, `photos/`, and the demo model as the reader's own.
+
+    That is `my-model/`, with `profile.toml` and the files, and the profile alone as `my-model.toml`.
+    """
     place.mkdir()
     for room in ROOMS:
         (place / room).symlink_to(ROOT / room)
@@ -36,6 +39,8 @@ def make_desk(place: Path) -> Path:
         shutil.copy(PICTURES / name, place / "photos")
     shutil.copy(PICTURES / "five-shapes.png", place / "photos" / "holiday")
     shutil.copy(ROOT / "configs" / "demo.toml", place / "my-model.toml")
+    shutil.copytree(ROOT / "samples" / "demo" / "model", place / "my-model")
+    shutil.copy(ROOT / "configs" / "demo.toml", place / "my-model" / "profile.toml")
     return place
 
 

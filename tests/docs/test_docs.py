@@ -29,7 +29,10 @@ def of(*kinds: str) -> list[Fence]:
 
 
 SHOWN = [fence for fence in of("sh") if not set(fence.commands) <= set(ELSEWHERE)]
-RUN = [fence for fence in [*SHOWN, *of("python")] if not fence.on_a_board and not fence.serves]
+CHINESE = ROOT / "README.zh-CN.md"  # its blocks are those of README.md, which are run
+RUN = [
+    fence for fence in [*SHOWN, *of("python")] if not fence.on_a_board and not fence.serves and fence.page != CHINESE
+]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +48,7 @@ def test_a_block_does_what_it_says(fence: Fence, desk: Path, request: pytest.Fix
     assert fences.missing(said, fence.says or "") == [], said
 
 
-@pytest.mark.parametrize("fence", [fence for fence in SHOWN if fence.serves and not fence.on_a_board], ids=str)
+@pytest.mark.parametrize("fence", [f for f in SHOWN if f.serves and not f.on_a_board and f.page != CHINESE], ids=str)
 def test_a_service_is_started_as_shown(fence: Fence, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One command, which serves until it is ended."""
     (command,) = fence.commands
@@ -97,6 +100,17 @@ def test_the_two_commands_are_there() -> None:
     first, second = [fence.commands for fence in of("sh") if fence.page.name == "README.md"][:2]
     assert (first, second) == (["samples/try.sh"], ["tests/run.sh"])
     assert TRUTH["traffic-light.jpg"] in " ".join(README.split())
+
+
+def test_both_languages_show_the_same() -> None:
+    def shown(page: Path) -> list[tuple[str, bool, list[str]]]:
+        return [(fence.kind, fence.on_a_board, fence.commands) for fence in FENCES if fence.page == page]
+
+    assert shown(CHINESE) == shown(ROOT / "README.md")
+    links = [
+        set(re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))) for page in (CHINESE, ROOT / "README.md")
+    ]
+    assert links[0] ^ links[1] == {"README.md", "README.zh-CN.md"}
 
 
 def _anchors(page: Path) -> set[str]:
