@@ -81,7 +81,7 @@ class OnnxEncoder:
 
     def _run(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.floating[Any]]]:
         if self._session is None:
-            raise EncoderError(f"{str(self._path)!r}: the encoder is closed.")
+            raise EncoderError(f"{str(self._path)!r}: the encoder is closed; open it again.")
         for channel in range(3):
             # "clip" lets take() write straight into the buffer; uint8 is never out of range.
             np.take(self._levels[channel], pixels[0, :, :, channel], out=self._buffer[0, channel], mode="clip")

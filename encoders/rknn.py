@@ -143,7 +143,7 @@ class RKNNEncoder:
 
     def _run(self, pixels: NDArray[np.uint8]) -> list[NDArray[Any]]:
         if self._wheel is None:
-            raise EncoderError(f"{str(self._path)!r}: the encoder is closed.")
+            raise EncoderError(f"{str(self._path)!r}: the encoder is closed; open it again.")
         self._images += 1
         if self._images % COLLECT_EVERY == 0:
             gc.collect()

@@ -138,7 +138,7 @@ _CAUSES: tuple[tuple[str, type[EncoderError], str], ...] = (
         "/dev/dri/renderD129 (group render or video)? Has a container been given it, and /proc/device-tree/compatible?",
     ),
     (
-        r"Invalid RKNN format|MODEL_INVALID",
+        r"Invalid RKNN (?:format|fromat)|invalid RKNN_MAGIC|MODEL_INVALID",
         EncoderFileError,
         "it is damaged, or no .rknn that this runtime reads; copy it anew, or convert the encoder again.",
     ),
@@ -157,8 +157,9 @@ def mask_replaced(lines: Sequence[str]) -> bool:
 
 def init_error(path: Path, lines: Sequence[str]) -> EncoderError:
     """What it means that the wheel did not open the file, from what was said."""
+    telling = [line for line in lines if not _USUAL.search(line)]
     for pattern, kind, advice in _CAUSES:
-        found = next((line for line in lines if re.search(pattern, line, re.IGNORECASE)), None)
+        found = next((line for line in telling if re.search(pattern, line, re.IGNORECASE)), None)
         if found is not None:
             said = "" if found.startswith("E   File") else f" The runtime says: {_plain(found)}"
             return kind(f"{str(path)!r} cannot be opened: {advice}{said}")

@@ -44,7 +44,9 @@ class RemoteVLM:
                 info = _checked(self._http.get("/v1/info")).json()
             self.name = str(info["model"]["name"])
         except (httpx.InvalidURL, LookupError, TypeError, ValueError) as exc:
-            raise ServiceUnreachableError(f"There is no rkvlm service at {url}: {exc}.") from exc
+            raise ServiceUnreachableError(
+                f"There is no rkvlm service at {url}: {exc}. Give its address as http://HOST:PORT."
+            ) from exc
 
     def encode(self, image: Any) -> SentPicture:
         """Read a picture: a path, or its bytes. Raises ImageError."""
@@ -95,7 +97,10 @@ class RemoteVLM:
         try:
             yield
         except httpx.HTTPError as exc:
-            raise ServiceUnreachableError(f"The service at {self._url} does not answer: {exc}.") from exc
+            raise ServiceUnreachableError(
+                f"The service at {self._url} does not answer: {str(exc).rstrip('.')}. See that `vlm serve` runs there "
+                "(--host lets other machines in), and that its address is http://HOST:PORT."
+            ) from exc
 
     def close(self) -> None:
         """Close the connection. May be called twice."""
@@ -134,10 +139,12 @@ class RemoteStream:
                     known = {field.name for field in fields(Answer)}
                     self._figures = Answer(**{key: value for key, value in data.items() if key in known})
                     raise StopIteration
-            raise ServiceUnreachableError(f"The service at {self._url} ended the connection before the answer's end.")
+            raise ServiceUnreachableError(
+                f"The service at {self._url} ended the connection before the answer's end. Ask again; its log says why."
+            )
         except httpx.HTTPError as exc:
             self.close()
-            raise ServiceUnreachableError(f"The connection to {self._url} broke: {exc}.") from exc
+            raise ServiceUnreachableError(f"The connection to {self._url} broke: {exc}. Ask again.") from exc
         except BaseException:
             self.close()
             raise
@@ -171,7 +178,9 @@ def connect(url: str, *, api_key: str | None = None, model: str | None = None, *
     remote = RemoteVLM(url, api_key, options | ({"adapter": adapter} if adapter else {}))
     if name not in ("", remote.name):
         remote.close()
-        raise UnknownModelError(f"The service at {url} has the model {remote.name}, not {model}.")
+        raise UnknownModelError(
+            f"The service at {url} has the model {remote.name}, not {model}. Ask for that one, or name none."
+        )
     return remote
 
 
@@ -193,7 +202,10 @@ def _checked(response: httpx.Response) -> httpx.Response:
     try:
         raise _error(response.json())
     except (ValueError, LookupError, TypeError) as exc:
-        text = f"The service answered with status {response.status_code}, not as rkvlm does."
+        text = (
+            f"The service answered with status {response.status_code}, not as rkvlm does. See what listens at its "
+            "address: another program, or a proxy before it."
+        )
         raise ServiceUnreachableError(text) from exc
 
 

@@ -271,7 +271,10 @@ class Profile(_Table):
             raise ProfileError(f"Profile {self.name} names no files for the {side}; add [files.{side}] to it.")
         root = Path(directory)
         if not root.is_dir():
-            raise ProfileError(f"The model directory {root} of {self.name} is not there, or is not a directory.")
+            raise ProfileError(
+                f"The model directory {root} of {self.name} is not there, or is not a directory. Fetch the model with "
+                "`vlm pull`, give its directory with --model, or say with VLM_MODELS_DIR where yours are."
+            )
         wanted = [_with_soc(pattern, soc) for pattern in (keys.encoder if part == "encoder" else keys.llm)]
         for pattern in wanted:
             found = _directory(root / pattern) if part == "llm" and side == "host" else sorted(root.glob(pattern))

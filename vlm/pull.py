@@ -272,7 +272,9 @@ def _in_words(repo: str, revision: str) -> Iterator[None]:
         if isinstance(exc, errors.HfHubHTTPError):
             raise _status_error(exc.response.status_code, where) from exc
         if isinstance(exc, OSError) and exc.errno is not None:
-            raise HubFileError(f"The file cannot be written: {exc.strerror}.") from exc
+            raise HubFileError(
+                f"The file cannot be written: {exc.strerror}. Make room, or set VLM_MODELS_DIR to another disk."
+            ) from exc
         # What is left is the connection; fewer bytes than were announced come as an OSError without a number.
         raise HubOfflineError(
             f"{where} cannot be reached, or the connection broke ({str(exc) or type(exc).__name__}). What was fetched "

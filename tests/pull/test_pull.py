@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -172,6 +173,14 @@ def test_refusals_in_words(
         hub.refuse[REPO] = refusal
     done = vlm(hub, home, "pull", *words)
     assert (done.returncode, said in done.stderr) == (15, True), done.stderr
+
+
+def test_a_disk_that_takes_no_more_is_said(hub: Hub, home: Path) -> None:
+    hub.repos[REPO] = {"eyes.rknn": LARGE}
+    process = start(hub, home, "pull", REPO)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, "VLM_MODELS_DIR" in err, "Traceback" in err) == (15, True, False), err
 
 
 def test_several_language_models_are_to_be_chosen_from(hub: Hub, home: Path) -> None:

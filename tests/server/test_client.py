@@ -82,6 +82,7 @@ def test_nobody_there() -> None:
     for url in (f"http://127.0.0.1:{port}", "nonsense", "http://"):
         done = run("describe", STAR, "--server", url)
         assert done.returncode == errors.ServiceUnreachableError.exit_code
+        assert "http://HOST:PORT" in done.stderr
         assert "Traceback" not in done.stderr
 
 

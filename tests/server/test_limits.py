@@ -124,9 +124,9 @@ def asked(picture: dict[str, object] | None = None, text: str = "Hi", **more: ob
 @pytest.mark.parametrize(
     ("body", "status", "said"),
     [
-        (asked(text="x" * 201), 413, "200 characters"),
-        (asked(part(PICTURES / "photo-sized.jpg")), 413, "30000 bytes"),
-        ({"model": "demo", "messages": user(*[part(STAR)] * 3)}, 413, "2 pictures"),
+        (asked(text="x" * 201), 413, "200 characters (max_prompt_chars)"),
+        (asked(part(PICTURES / "photo-sized.jpg")), 413, "30000 bytes (max_image_bytes)"),
+        ({"model": "demo", "messages": user(*[part(STAR)] * 3)}, 413, "2 pictures (max_images)"),
         (asked(max_tokens=51), 400, "50 tokens"),
         (asked(part(STAR)), 400, "text alone"),
     ],

@@ -286,7 +286,7 @@ class Session:
         if needed > self.max_context_len:
             raise ContextTooLongError(
                 f"The prompt has {length} tokens, the KV cache holds {held} and max_new_tokens is {wanted}: {needed} "
-                f"are more than max_context_len {self.max_context_len}."
+                f"are more than max_context_len {self.max_context_len}. Ask for fewer new tokens or pictures."
             )
         return wanted
 

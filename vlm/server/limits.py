@@ -65,7 +65,7 @@ class Bodies:
     def _check(self, length: int) -> None:
         most = self._settings.max_body_bytes
         if length > most:
-            raise RequestTooLargeError(f"A request may have {most} bytes; this one has more.")
+            raise RequestTooLargeError(f"A request may have {most} bytes (max_body_bytes); this one has more.")
         if self.held > self._settings.max_held_bytes:
             raise ServiceBusyError("The service has no memory left for this request; ask again later.")
 
@@ -91,7 +91,8 @@ def options(given: Mapping[str, Any], settings: ServeSettings) -> dict[str, Any]
         raise OptionError(f"Option {place}: {first['msg']}; got {first['input']!r:.100}.{known}") from exc
     most = settings.max_answer_tokens
     if checked.get("max_new_tokens", 0) > most:
-        raise OptionError(f"An answer may have {most} tokens here; got max_new_tokens {checked['max_new_tokens']}.")
+        got = checked["max_new_tokens"]
+        raise OptionError(f"An answer may have {most} tokens here (max_answer_tokens); got max_new_tokens {got}.")
     return checked
 
 
@@ -107,14 +108,18 @@ def check(question: Question, settings: ServeSettings) -> None:
                 images += 1
                 check_image(len(part.data), settings)
     if images > settings.max_images:
-        raise RequestTooLargeError(f"A question may have {settings.max_images} pictures; this one has {images}.")
+        raise RequestTooLargeError(
+            f"A question may have {settings.max_images} pictures (max_images); this one has {images}."
+        )
     if chars > settings.max_prompt_chars:
         raise RequestTooLargeError(
-            f"A question and its history may have {settings.max_prompt_chars} characters; these have {chars}."
+            f"A question and its history may have {settings.max_prompt_chars} characters (max_prompt_chars); these "
+            f"have {chars}."
         )
 
 
 def check_image(size: int, settings: ServeSettings) -> None:
     """Check the bytes of a picture. Raises ImageTooLargeError."""
     if size > settings.max_image_bytes:
-        raise ImageTooLargeError(f"A picture may have {settings.max_image_bytes} bytes; this one has {size} or more.")
+        most = settings.max_image_bytes
+        raise ImageTooLargeError(f"A picture may have {most} bytes (max_image_bytes); this one has {size} or more.")
