@@ -16,6 +16,7 @@ from sample_pictures import TRUTH
 from service_rig import LIGHT, LONG_S, STAR, Served, serve, standin_words, told, wait_until
 
 from vlm import errors
+from vlm.server.errors import problem
 from vlm.server.health import npu_load
 
 
@@ -165,6 +166,12 @@ def test_no_path_of_the_machine_in_any_answer(tmp_path: Path, demo_service: Serv
         assert str(tmp_path) not in text
         assert "site-packages" not in text
         assert "root:" not in text
+
+
+def test_an_npu_that_another_program_holds() -> None:
+    """The message names its process and its files, which is for the log."""
+    told = problem(errors.NPUBusyError("The NPU's core 1 is held by process 7 (/opt/other --no-wait)."))
+    assert (told.status, told.message) == (503, "Another program holds the NPU; ask again later.")
 
 
 def test_the_page_and_the_samples(demo_service: Served) -> None:
