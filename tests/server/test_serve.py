@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -125,6 +126,27 @@ def test_sigterm_does_not_wait_for_ever(tmp_path: Path) -> None:
             lines = response.iter_lines()
             next(lines)
             assert served.end() == 0
+            *_, last = lines
+    assert "is being stopped" in json.loads(last)["error"]
+    assert "Traceback" not in served.errors
+
+
+def test_sigterm_tells_those_who_wait(tmp_path: Path) -> None:
+    """At once, and when to ask again; the answer that has begun goes on."""
+    with serve(*standin_words(tmp_path, "1.3.0"), "--in-flight", 1) as served:
+        served.ready()
+        body = {"model": "demo", "prompt": "[id=a][tokens=90][pace=30]"}
+        with ThreadPoolExecutor() as others:
+            running = others.submit(served.post, "/api/generate", json=body)
+            wait_until(lambda: served.get("/healthz").json()["in_flight"] == 1)
+            waiting = others.submit(served.post, "/api/generate", json={**body, "stream": False})
+            wait_until(lambda: served.get("/healthz").json()["waiting"] == 1)
+            assert served.end() == 0
+        refused = waiting.result()
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "10")
+    assert refused.json() == {"error": "The service is being stopped."}
+    lines = [json.loads(line) for line in running.result().text.splitlines()]
+    assert ("".join(line["response"] for line in lines), lines[-1]["done"]) == (told("a", 90), True)
 
 
 def test_metrics(tmp_path: Path) -> None:
