@@ -173,11 +173,15 @@ def test_thoughts_in_every_protocols_own_field(client, ollamas, thinking: Served
     assert silent.choices[0].message.content == "Red."
 
 
-def test_the_log_holds_no_thoughts_calls_and_embeddings(knowing: Served, thinking: Served, demo_service: Served) -> None:
+def test_the_log_holds_no_thoughts_calls_and_embeddings(
+    knowing: Served, thinking: Served, demo_service: Served
+) -> None:
     """They tell what was asked; what an answer took is there."""
+    thought = asking("qwen3.5-0.8b", "[think=Zaphod.][say=Yes.]", thinking=True)
+    called = asking("qwen3-vl-2b", "[call=weather]", tools=[WEATHER])
     for served, route, body, secret in (
-        (thinking, "/v1/chat/completions", asking("qwen3.5-0.8b", "[think=Zaphod.][say=Yes.]", thinking=True), "Zaphod"),
-        (knowing, "/v1/chat/completions", asking("qwen3-vl-2b", "[call=weather]", tools=[WEATHER]), "Oslo"),
+        (thinking, "/v1/chat/completions", thought, "Zaphod"),
+        (knowing, "/v1/chat/completions", called, "Oslo"),
         (demo_service, "/v1/embeddings", {"model": "demo", "input": "A star."}, '"embedding"'),
     ):
         before = len(served.lines)
