@@ -119,6 +119,9 @@ def test_an_unknown_model_is_not_replaced(demo: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="no model 'gpt-4o' here") as caught:
         demo.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hi"}])
     assert caught.value.code == "model_not_found"
+    with pytest.raises(openai.NotFoundError, match="nothing at this address") as nowhere:
+        demo.moderations.create(input="Hi")
+    assert nowhere.value.code == "RequestError"
 
 
 @pytest.mark.parametrize(

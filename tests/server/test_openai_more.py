@@ -12,7 +12,7 @@ import numpy as np
 import ollama
 import openai
 import pytest
-from service_rig import LIGHT, STAR, Served, serve
+from service_rig import LIGHT, STAR, Served, serve, wait_until
 from standin import build
 from test_openai_client import part
 
@@ -171,6 +171,29 @@ def test_thoughts_in_every_protocols_own_field(client, ollamas, thinking: Served
         assert (told.answer.text, told.answer.reasoning) == ("Red.", "It is red.\n")
     silent = client(thinking).chat.completions.create(model=name, messages=[{"role": "user", "content": "[say=Red.]"}])
     assert silent.choices[0].message.content == "Red."
+
+
+def test_the_log_holds_no_thoughts_calls_and_embeddings(
+    knowing: Served, thinking: Served, demo_service: Served
+) -> None:
+    """They tell what was asked; what an answer took is there."""
+    thought = asking("qwen3.5-0.8b", "[think=Zaphod.][say=Yes.]", thinking=True)
+    called = asking("qwen3-vl-2b", "[call=weather]", tools=[WEATHER])
+    for served, route, body, secret in (
+        (thinking, "/v1/chat/completions", thought, "Zaphod"),
+        (knowing, "/v1/chat/completions", called, "Oslo"),
+        (demo_service, "/v1/embeddings", {"model": "demo", "input": "A star."}, '"embedding"'),
+    ):
+        before = len(served.lines)
+        assert served.post(route, json=body).status_code == 200
+        wait_until(lambda served=served, before=before: len(served.lines) > before, "the log")
+        lines = [json.loads(line) for line in served.lines[before:]]
+        assert [line["finish_reason"] for line in lines if line["route"] == route] == ["stop"]
+        assert secret not in "".join(served.lines[before:])
+
+
+def asking(model: str, question: str, **more: object) -> dict[str, object]:
+    return {"model": model, "messages": [{"role": "user", "content": question}], **more}
 
 
 def test_embeddings_of_texts(client, demo_service: Served) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,7 @@ from sample_pictures import TRUTH
 from service_rig import LIGHT, LONG_S, STAR, Served, serve, standin_words, told, wait_until
 
 from vlm import errors
+from vlm.server.errors import problem
 from vlm.server.health import npu_load
 
 
@@ -124,6 +126,27 @@ def test_sigterm_does_not_wait_for_ever(tmp_path: Path) -> None:
             lines = response.iter_lines()
             next(lines)
             assert served.end() == 0
+            *_, last = lines
+    assert "is being stopped" in json.loads(last)["error"]
+    assert "Traceback" not in served.errors
+
+
+def test_sigterm_tells_those_who_wait(tmp_path: Path) -> None:
+    """At once, and when to ask again; the answer that has begun goes on."""
+    with serve(*standin_words(tmp_path, "1.3.0"), "--in-flight", 1) as served:
+        served.ready()
+        body = {"model": "demo", "prompt": "[id=a][tokens=90][pace=30]"}
+        with ThreadPoolExecutor() as others:
+            running = others.submit(served.post, "/api/generate", json=body)
+            wait_until(lambda: served.get("/healthz").json()["in_flight"] == 1)
+            waiting = others.submit(served.post, "/api/generate", json={**body, "stream": False})
+            wait_until(lambda: served.get("/healthz").json()["waiting"] == 1)
+            assert served.end() == 0
+        refused = waiting.result()
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "10")
+    assert refused.json() == {"error": "The service is being stopped."}
+    lines = [json.loads(line) for line in running.result().text.splitlines()]
+    assert ("".join(line["response"] for line in lines), lines[-1]["done"]) == (told("a", 90), True)
 
 
 def test_metrics(tmp_path: Path) -> None:
@@ -165,6 +188,12 @@ def test_no_path_of_the_machine_in_any_answer(tmp_path: Path, demo_service: Serv
         assert str(tmp_path) not in text
         assert "site-packages" not in text
         assert "root:" not in text
+
+
+def test_an_npu_that_another_program_holds() -> None:
+    """The message names its process and its files, which is for the log."""
+    told = problem(errors.NPUBusyError("The NPU's core 1 is held by process 7 (/opt/other --no-wait)."))
+    assert (told.status, told.message) == (503, "Another program holds the NPU; ask again later.")
 
 
 def test_the_page_and_the_samples(demo_service: Served) -> None:

@@ -103,15 +103,20 @@ class Engine:
                 last_error=supervisor.last_error,
             )
 
-    def close(self, grace_s: float = 30) -> None:
-        """End: waiting questions at once, running ones when their answers are complete or `grace_s` seconds are over.
+    def stop(self, grace_s: float = 30) -> None:
+        """Begin to end: waiting questions at once, running ones when they are answered or `grace_s` seconds are over.
 
-        Returns when the model's process has ended, or cannot be ended. May be called twice.
+        Returns at once; `close` waits for the end. What is said first counts.
         """
         supervisor = self._supervisor
         with supervisor.lock:
             supervisor.stop(grace_s)
         supervisor.line.announce()
+
+    def close(self, grace_s: float = 30) -> None:
+        """End, as `stop` does. Returns when the model's process has ended, or cannot be ended. May be called twice."""
+        self.stop(grace_s)
+        supervisor = self._supervisor
         if supervisor.thread.is_alive():
             supervisor.thread.join(grace_s + 2 * self._limits.kill_s + _CLOSE_S)
 

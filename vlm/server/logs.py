@@ -17,6 +17,11 @@ log = logging.getLogger("vlm.server")
 WATCHED = ("/healthz", "/readyz", "/metrics")
 """Routes that machines ask all the time."""
 
+FIGURES = ("model", "finish_reason", "encode_ms", "ttft_ms", "prompt_tokens", "tokens", "tokens_per_second", "queue_ms")
+"""What is always logged of an answer. Its text, thoughts, calls and embedding tell what was asked, and are not."""
+CONTENT = ("reasoning", "tool_calls")
+"""What is logged beside question and answer where that is asked for."""
+
 
 class JsonLines(logging.Formatter):
     """A record as one line of JSON; what is given as `extra={"fields": {...}}` becomes keys of it."""
@@ -56,9 +61,10 @@ def request_done(scope: Scope, status: int, began: float, answer: Answer | None,
         "body_bytes": state.get("body_bytes", 0),
     }
     if answer is not None:
-        fields |= {name: value for name, value in vars(answer).items() if name != "text"}
+        fields |= {name: getattr(answer, name) for name in FIGURES}
         if content:
             fields |= {"question": _texts(state["question"]), "answer": answer.text}
+            fields |= {name: value for name in CONTENT if (value := getattr(answer, name))}
     level = logging.DEBUG if fields["route"] in WATCHED and status < 500 else logging.INFO
     log.log(level, "request", extra={"fields": fields})
 

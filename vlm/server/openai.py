@@ -54,6 +54,9 @@ REFUSED = {
 }
 """Fields that would change the answer and are not known here, in words."""
 
+CODES = {"UnauthorizedError": "invalid_api_key", "UnknownModelError": "model_not_found"}
+"""Errors that OpenAI has a code for; of others it is the name of the class."""
+
 HARMLESS: tuple[Any, ...] = (None, False, [], {}, {"type": "text"})
 """Values of such fields that ask for nothing."""
 
@@ -222,7 +225,7 @@ async def turn_of(message: ChatMessage, service: Service) -> Turn:
 def error_of(problem: Problem) -> dict[str, Any]:
     """An error in OpenAI's shape."""
     kind = "invalid_request_error" if problem.status < 500 else "server_error"
-    code = {401: "invalid_api_key", 404: "model_not_found"}.get(problem.status, problem.kind)
+    code = CODES.get(problem.kind, problem.kind)
     return {"error": {"message": problem.message, "type": kind, "param": None, "code": code}}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import socket
 import sys
@@ -22,6 +23,9 @@ from vlm.server.app import create_app
 from vlm.server.auth import check_binding
 from vlm.server.notify import Notifier
 from vlm.settings import ServeSettings
+
+_LAST_WORDS_S = 2
+"""Time to tell those whose answers the grace was too short for."""
 
 
 def serve(settings: ServeSettings, *, pictures: bool = True, options: Mapping[str, Any] | None = None) -> None:
@@ -60,7 +64,7 @@ def _config(engine: Engine, settings: ServeSettings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=round(settings.grace_s),
+        timeout_graceful_shutdown=math.ceil(settings.grace_s) + _LAST_WORDS_S,
     )
 
 
@@ -115,6 +119,8 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._notifier.say("STOPPING=1")
+        # Who waits is told now, who is being answered when the grace is over; uvicorn would end both without a word.
+        self._engine.stop(self._settings.grace_s)
         await super().shutdown(sockets)
 
     async def _wait(self) -> None:
