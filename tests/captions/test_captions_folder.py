@@ -56,7 +56,7 @@ def test_a_fifth_of_the_files_is_broken(tmp_path: Path) -> None:
         path.write_bytes([b"", b"no picture", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM" + bytes(60), b"<svg/>"][number])
     done = caption(tmp_path, "--recursive", "--model", "demo")
     assert done.returncode == 106, done.stderr
-    assert "vlm: broken-0.png: the picture is empty" in done.stderr
+    assert "vlm: broken-0.png: the file is empty" in done.stderr
     assert rows(tmp_path).keys() == truth.keys()
     failures = rows(tmp_path, "errors.jsonl")
     assert failures.keys() == {path.name for path in broken}
