@@ -166,9 +166,8 @@ def plot(plans: Sequence[Estimate], path: Path) -> None:
     axes.invert_yaxis()
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     figure.suptitle(f"{plans[0].images} pictures, {plans[0].model} on {plans[0].soc}, {plans[0].tokens} tokens each")
-    steady = {"svg.fonttype": "none", "svg.hashsalt": "rkvlm"}  # the same drawing twice is the same file, its text text
     try:
-        with rc_context(steady):
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "rkvlm"}):  # drawn twice, it is the same file
             figure.savefig(path, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
     except (OSError, ValueError) as exc:
         raise OptionError(f"The plot cannot be written to {str(path)!r}: {exc}.") from exc
