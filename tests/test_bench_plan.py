@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from sample_pictures import ROOT
 
 from vlm.bench.figures import Figures, as_toml, read_figures, recorded
 from vlm.bench.plan import Estimate, estimate
 from vlm.errors import OptionError
 from vlm.npu import SOCS
+from vlm.profile import list_profiles
 
 pytestmark = pytest.mark.usefixtures("clean_settings")
+
+PAGE = (ROOT / "docs" / "performance.md").read_text("utf-8")
 
 
 def bench(*words: object) -> subprocess.CompletedProcess[str]:
@@ -31,6 +37,8 @@ def test_ten_thousand_pictures_on_a_board() -> None:
     # 2.08 s to encode, 0.649 s of prefill, and 60 tokens at 14.9 a second.
     assert ["together", "6.76s", "18:45:58"] in rows(done.stdout)
     assert ["encode", "2.08s", "5:46:40", "vendor's"] in [row[:4] for row in rows(done.stdout)]
+    title, how = (line.strip() for line in done.stdout.splitlines()[:2])
+    assert (title, how) == ("10000 pictures, qwen3-vl-2b on rk3588, 60 tokens each", "one stage after the other")
 
 
 def test_with_overlap_the_figures_of_all_cores_do_not_count(tmp_path: Path) -> None:
@@ -74,12 +82,34 @@ def test_what_one_measures_can_be_planned_with(tmp_path: Path) -> None:
     assert bench("plan", "--model", "demo", "--soc", "pc", "--figures", own).returncode == 0
 
 
+def test_what_was_measured_is_not_lost(tmp_path: Path) -> None:
+    """It may have taken minutes, and the file was a mistake."""
+    done = bench("model", "demo", "--rounds", 1, "--out", tmp_path / "gone" / "own.toml")
+    assert done.returncode == OptionError.exit_code
+    assert "tokens_per_second" in done.stdout
+    assert re.fullmatch(r"vlm: --out '.*own.toml' cannot be written: .*\n", done.stderr)
+
+
 @pytest.mark.parametrize(("name", "begins"), [("plan.png", b"\x89PNG"), ("plan.svg", b"<?xml")])
 def test_the_plot(tmp_path: Path, name: str, begins: bytes) -> None:
     words = ["--model", "qwen2-vl-2b", "--soc", "rk3588", "--overlap", "--plot", tmp_path / name]
     done = bench("plan", *words)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / name).read_bytes().startswith(begins)
+    first = (tmp_path / name).read_bytes()
+    assert first.startswith(begins)
+    assert bench("plan", *words).returncode == 0
+    assert (tmp_path / name).read_bytes() == first
+
+
+def test_the_plot_of_the_page_is_what_its_command_draws(tmp_path: Path) -> None:
+    found = re.search(r"^vlm bench (plan .* --plot) plan.svg$", PAGE, re.MULTILINE)
+    assert found
+    done = bench(*shlex.split(found[1]), tmp_path / "plan.svg")
+    assert done.returncode == 0, done.stderr
+    drawn, shown = (path.read_text("utf-8") for path in (tmp_path / "plan.svg", ROOT / "docs" / "plan.svg"))
+    words = re.compile(r"<text[^>]*>(.*?)</text>")
+    assert words.findall(shown) == words.findall(drawn)
+    assert "unknown" in words.findall(shown)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +144,32 @@ def test_every_recorded_figure_is_of_an_soc_and_says_where_it_is_from() -> None:
         if entry.cores == SOCS[entry.soc].npu_cores:
             plan: Estimate = estimate([entry], model=entry.model, soc=entry.soc, images=1, tokens=1)
             assert plan.total_s
+
+
+def test_the_page_has_every_recorded_figure() -> None:
+    shown = [line for line in PAGE.splitlines() if re.match(r"\| `[\w.-]+` \| (RK|RV)", line)]
+    assert shown == [_row(entry) for entry in recorded()]
+
+
+def test_the_page_has_the_tokens_of_every_profile() -> None:
+    cells = {line.split(" | ")[0]: line for line in PAGE.splitlines() if re.match(r"\| \d+ \|", line)}
+    for profile in list_profiles():
+        spec = profile.vision
+        assert f"{spec.width_px} x {spec.height}" in cells[f"| {spec.tokens}"], profile.name
+
+
+def _row(entry: Figures) -> str:
+    """An entry as the page's table has it."""
+    encode, prefill, rate = (
+        "unknown" if value is None else f"{value:g}{unit}"
+        for value, unit in ((entry.encode_ms, " ms"), (entry.prefill_ms, " ms"), (entry.tokens_per_second, ""))
+    )
+    tokens = f" for {entry.prefill_tokens} tokens" if entry.prefill_tokens else ""
+    whole = "unknown"
+    if entry.cores == SOCS[entry.soc].npu_cores:
+        whole = f"{estimate([entry], model=entry.model, soc=entry.soc, images=1, tokens=60).total_s:.1f} s"
+    cells = (f"`{entry.model}`", entry.soc.upper(), entry.cores, encode, prefill + tokens, rate, whole, entry.source)
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _figures(cores: int, soc: str = "rk3588", **known: float) -> Figures:

@@ -56,6 +56,7 @@ def test_a_fifth_of_the_files_is_broken(tmp_path: Path) -> None:
         path.write_bytes([b"", b"no picture", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM" + bytes(60), b"<svg/>"][number])
     done = caption(tmp_path, "--recursive", "--model", "demo")
     assert done.returncode == 106, done.stderr
+    assert "vlm: broken-0.png: the file is empty" in done.stderr
     assert rows(tmp_path).keys() == truth.keys()
     failures = rows(tmp_path, "errors.jsonl")
     assert failures.keys() == {path.name for path in broken}
@@ -67,6 +68,7 @@ def test_a_fifth_of_the_files_is_broken(tmp_path: Path) -> None:
     again = caption(tmp_path, "--recursive", "--model", "demo")
     assert again.returncode == 106
     assert "opening" not in again.stderr
+    assert "30 pictures, 24 of them told before, 6 failed before (--retry-errors" in again.stderr
     # Repaired, it is a new picture, and leaves errors.jsonl; one that is no more does too.
     broken[0].write_bytes((PICTURES / "blue-star.jpg").read_bytes())
     broken[1].unlink()
@@ -127,6 +129,9 @@ def test_which_pictures_are_taken(tmp_path: Path) -> None:
 
     everything = {"a.jpg", "b.jpg", "link.jpg", "in/d.jpg", "in/e.png", "thumbs/f.jpg"}
     assert taken(tmp_path) == {"a.jpg", "b.jpg", "link.jpg"}
+    (tmp_path / "above" / "it").mkdir(parents=True)
+    nothing = caption(tmp_path / "above", "--model", "demo")
+    assert (nothing.returncode, "--recursive looks" in nothing.stderr) == (0, True)
     assert taken(tmp_path, "--recursive") == everything
     assert taken(tmp_path, "--recursive", "--exclude", "thumbs", "--include", "*.jpg") == everything - {
         "in/e.png", "thumbs/f.jpg",

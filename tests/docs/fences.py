@@ -7,6 +7,7 @@ looked up: every option is one that the command has.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -93,6 +94,7 @@ def fences() -> Iterator[Fence]:
 def run(fence: Fence, desk: Path, address: str = "") -> str:
     """Run a block at a desk (see desk.py) with this environment's `vlm`, and return what it says on both streams."""
     text = SERVICE.sub(address, fence.text) if address else fence.text
+    ours = str(Path(sys.executable).parent)  # the environment's commands, as where it is activated
     if fence.kind == "sh":
         script = f'vlm() {{ {VLM} "$@"; }}\npython() {{ {shlex.quote(sys.executable)} "$@"; }}\n{text}'
         command = ["bash", "-euo", "pipefail", "-c", script]
@@ -101,6 +103,7 @@ def run(fence: Fence, desk: Path, address: str = "") -> str:
     done = subprocess.run(
         command,
         cwd=desk,
+        env={**os.environ, "PATH": f"{ours}{os.pathsep}{os.environ['PATH']}"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

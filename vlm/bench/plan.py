@@ -118,7 +118,7 @@ def report(plan: Estimate) -> Table:
     how = "encoder beside the language model" if plan.overlap else "one stage after the other"
     machine = "this PC" if plan.soc == PC else plan.soc
     table = Table(
-        title=f"{plan.images} pictures, {plan.model} on {machine}, {plan.tokens} tokens each, {how}",
+        title=f"{plan.images} pictures, {plan.model} on {machine}, {plan.tokens} tokens each\n{how}",
         box=None, title_justify="left", title_style="bold", pad_edge=False,
     )  # fmt: skip
     for heading in ("stage", "one picture", "all", "measured"):
@@ -134,6 +134,7 @@ def report(plan: Estimate) -> Table:
 def plot(plans: Sequence[Estimate], path: Path) -> None:
     """Draw one picture's stages as bars, .png or .svg; what is not known is hatched. Raises OptionError."""
     try:
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError as exc:
         raise OptionError("A plot needs matplotlib: pip install 'rkvlm[plot]'.") from exc
@@ -154,7 +155,10 @@ def plot(plans: Sequence[Estimate], path: Path) -> None:
                 hatch=None if stage.seconds is not None else "//", label=label,
             )  # fmt: skip
             if stage.seconds is None:
-                axes.annotate("unknown", (left + widest / 12, row + 0.22), ha="center", va="center", fontsize="small")
+                axes.text(
+                    left + widest / 12, row + 0.22, "unknown", ha="center", va="center", fontsize="small",
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+                )  # fmt: skip
             if not beside:
                 left += stage.seconds if stage.seconds is not None else widest / 6
     names = [f"{'side by side' if plan.overlap else 'one by one'}\n{_long(plan.total_s)}" for plan in plans]
@@ -163,7 +167,8 @@ def plot(plans: Sequence[Estimate], path: Path) -> None:
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     figure.suptitle(f"{plans[0].images} pictures, {plans[0].model} on {plans[0].soc}, {plans[0].tokens} tokens each")
     try:
-        figure.savefig(path)
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "rkvlm"}):  # drawn twice, it is the same file
+            figure.savefig(path, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
     except (OSError, ValueError) as exc:
         raise OptionError(f"The plot cannot be written to {str(path)!r}: {exc}.") from exc
 

@@ -50,8 +50,12 @@ class Progress:
     def begin(self, pictures: int, done: int, failed: int) -> None:
         """So many pictures there are, and so many of them are over already; `failed` of those without a caption."""
         self._pictures, self._over, self._failed = pictures, done, failed
-        before = f", {done} of them told before" if done else ""
-        self.say(f"{pictures} pictures{before}")
+        if not pictures:
+            self.say("no pictures there; --recursive looks into the folders within, --include and --exclude choose")
+            return
+        told = f", {done - failed} of them told before" if done > failed else ""
+        without = f", {failed} failed before (--retry-errors tries again)" if failed else ""
+        self.say(f"{pictures} pictures{told}{without}")
         if self._bar is not None and pictures > done:
             self._bar.add_task("", total=pictures, completed=done)
             self._bar.start()
@@ -64,7 +68,7 @@ class Progress:
         self._told += 1
         if isinstance(outcome, Failed):
             self._failed += 1
-            self.say(printable(f"{outcome.found.name}: {outcome.error}"))
+            self.say(printable(f"{outcome.found.name}: {outcome.message}"))
         else:
             self._tokens += outcome.tokens
         self._show()

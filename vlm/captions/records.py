@@ -65,6 +65,11 @@ class Failed:
     error: RkvlmError
     content_hash: str = ""
 
+    @property
+    def message(self) -> str:
+        """The error's words, without those that stand for the picture's name, which is written beside them."""
+        return str(self.error).removeprefix("the given bytes: ")
+
 
 Outcome: TypeAlias = Told | Failed
 
@@ -150,8 +155,10 @@ class Records:
         about |= {"prompts": list(task.prompts), "options": task.how}
         if isinstance(outcome, Failed):
             name = label(found.name)
-            kind, message = type(outcome.error).__name__, str(outcome.error).removeprefix("the given bytes: ")
-            self._failures.append(Failure(file_name=name, error=kind, message=message, failed_at=now(), **about))
+            kind = type(outcome.error).__name__
+            self._failures.append(
+                Failure(file_name=name, error=kind, message=outcome.message, failed_at=now(), **about)
+            )
             self._captions.forget(found.name)
             return
         if task.txt:

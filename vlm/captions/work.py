@@ -25,9 +25,11 @@ from vlm.errors import (
     EngineDeadlineError,
     EngineQueueFullError,
     ImageError,
+    RequestTooLargeError,
     RkvlmError,
     RunError,
     RunTimeoutError,
+    ServiceBusyError,
 )
 
 log = logging.getLogger(__name__)
@@ -44,8 +46,8 @@ LOST = (EngineCrashedError, EngineDeadlineError)
 HOPELESS = 10
 """After so many of those in a row, with no picture told in between, the run ends."""
 
-ITS_OWN = (ImageError, EmbeddingError, RunError, RunTimeoutError, *LOST)
-"""What a picture may be to blame for. Any other error would meet every picture, and ends the run."""
+ITS_OWN = (ImageError, EmbeddingError, RequestTooLargeError, RunError, RunTimeoutError, *LOST)
+"""What a picture may be to blame for: a service may take smaller ones than we do. Any other error ends the run."""
 
 
 class Telling(Protocol):
@@ -245,7 +247,7 @@ class _Run:
         while not self._stop.asked.is_set():
             try:
                 telling = self._asker.ask(question)
-            except EngineQueueFullError as exc:  # a service has other clients
+            except (EngineQueueFullError, ServiceBusyError) as exc:  # a service has other clients
                 self._stop.asked.wait(exc.retry_after or 1)
                 continue
             with self._lock:

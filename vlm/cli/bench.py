@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from vlm.errors import OptionError
+
 app = typer.Typer(help="Measure speed, and plan with what was measured.", no_args_is_help=True)
 Rounds = Annotated[int, typer.Option(min=1, help="How often each way is timed; the median counts.")]
 
@@ -45,9 +47,12 @@ def model(
     from vlm.bench import figures as bench
 
     text = bench.as_toml(bench.measure(name, tokens, rounds))
+    print(text, end="", flush=True)
     if out is not None:
-        out.write_text(text, "utf-8")
-    print(text, end="")
+        try:
+            out.write_text(text, "utf-8")
+        except OSError as exc:  # what was measured is on stdout
+            raise OptionError(f"--out {str(out)!r} cannot be written: {exc.strerror}. Save the lines above.") from exc
 
 
 @app.command()
@@ -77,7 +82,9 @@ def plan(
     if overlap:
         plans.append(bench.estimate(known, **about, overlap=True, encoder_cores=encoder_cores))  # type: ignore[arg-type]
     console = Console()
-    for each in plans:
+    for number, each in enumerate(plans):
+        if number:
+            console.print()
         console.print(bench.report(each))
     if plot is not None:
         bench.plot(plans, plot)
