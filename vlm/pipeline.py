@@ -139,8 +139,12 @@ class VLM:
         Returns float32 (1, tokens, width x outputs). Raises ImageError, EncoderError, ModelClosedError, and OptionError
         where the model was loaded without pictures.
         """
+        return self._encode(image)[0]
+
+    def _encode(self, image: Source | ImageEmbedding) -> tuple[ImageEmbedding, bool]:
+        """A picture's embedding, and whether it was made just now; else it was given or kept."""
         if isinstance(image, ImageEmbedding):
-            return image
+            return image, False
         encoder, spec = self._encoder, self.profile.vision
         if encoder is None:
             raise OptionError(f"Model {self.profile.name} was loaded for text alone; load it with its encoder.")
@@ -149,18 +153,19 @@ class VLM:
             self._check_open()
             known = self._cache.get(cache_key(file.content_hash, encoder))
             if known is not None:
-                return known
+                return known, False
         picture = load_image(file or image, limits=self._limits, needed=spec)
         pixels = fit_image(picture, spec)
         key = cache_key(picture.content_hash, encoder)
         with self._encoding:
             self._check_open()
             embedding = self._cache.get(key, again=file is not None)
-            if embedding is None:
-                with self._npu.encoder(self._check_open) if encoder.npu else nullcontext():
-                    embedding = encoder.encode(pixels, picture.content_hash)
-                self._cache.put(key, embedding)
-        return embedding
+            if embedding is not None:
+                return embedding, False
+            with self._npu.encoder(self._check_open) if encoder.npu else nullcontext():
+                embedding = encoder.encode(pixels, picture.content_hash)
+            self._cache.put(key, embedding)
+        return embedding, True
 
     def describe(self, images: Any, prompt: str = DEFAULT_PROMPT, **options: Any) -> Answer:
         """Answer one question about one picture, several (a list), or none (an empty list).
@@ -233,9 +238,9 @@ class VLM:
         if options.adapter not in (None, *self._model.loras):
             raise OptionError(_no_adapter(options.adapter, self._model.loras))
         prompt = render(self.profile, messages, thinking=options.thinking, tools=tools)
-        fresh = any(not isinstance(picture, ImageEmbedding) for picture in pictures)
-        embeddings = [self.encode(picture) for picture in pictures]
-        encode_ms = (time.perf_counter() - started) * 1e3 if fresh else None
+        encoded = [self._encode(picture) for picture in pictures]
+        embeddings = [embedding for embedding, _ in encoded]
+        encode_ms = (time.perf_counter() - started) * 1e3 if any(made for _, made in encoded) else None
         spec = self.profile.vision
         request = Request(
             prompt=prompt.text,
