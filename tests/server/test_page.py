@@ -36,6 +36,24 @@ def test_drop_a_picture_ask_and_ask_again(visit: Visit) -> None:
     ]
 
 
+def test_a_question_asked_before_the_server_has_said_what_it_has(visit: Visit) -> None:
+    me = visit()
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    me.page.route("**/v1/info", hold)
+    me.page.reload()
+    me.choose(HEARTS)
+    me.page.get_by_role("button", name="Describe the picture.").click()
+    expect(me.page.get_by_role("article")).to_have_count(0)
+    me.page.route("**/v1/info", lambda route: route.continue_())
+    while held:
+        held.pop().continue_()
+    expect(me.told).to_have_text(TRUTH[HEARTS])
+
+
 def test_the_figures_of_an_answer(visit: Visit) -> None:
     me = visit()
     me.drop(picture(STAR) + b"asked about for the first time", "new.jpg", "image/jpeg")

@@ -109,8 +109,9 @@ const room = () => !server || conversation.pictures.length < server.limits.image
 const description = () => ["", "Describe the picture."][conversation.pictures.length] ?? "Describe the pictures.";
 
 async function ask(question) {
+  if (!server?.model) await meetAgain();
   if (running) return notice("An answer is being told. Stop it with Esc, or wait.");
-  if (!server?.model) return meetAgain();
+  if (!server?.model) return; // the notice says why
   running = new AbortController();
   if (find("#prompt").value === question) write("");
   await adding;
