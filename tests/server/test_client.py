@@ -50,6 +50,36 @@ def test_json_has_the_same_figures(demo_service: Served) -> None:
     assert here.keys() == there.keys()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["a red car"],
+        ["a red car", "--image", STAR, "--pooling", "last"],
+        ["--image", STAR, "-i", "-"],
+        [],
+        ["-i", "gone.png"],
+        ["-i", PICTURES / "truth.json"],
+    ],
+)
+def test_embed_does_the_same(demo_service: Served, words: list[object]) -> None:
+    here = run("embed", *words, "-m", "demo", stdin=LIGHT.read_bytes())
+    there = run("embed", *words, "-m", "demo", "--server", demo_service.url, stdin=LIGHT.read_bytes())
+    assert there.returncode == here.returncode
+    assert len(there.stderr.splitlines()) == len(here.stderr.splitlines())
+    if here.returncode == 0:
+        ours, theirs = json.loads(here.stdout), json.loads(there.stdout)
+        assert len(theirs) == 160
+        assert theirs == pytest.approx(ours, abs=1e-6)  # ONNX Runtime adds in another order with other threads
+
+
+def test_what_an_embedding_from_a_service_does_not_take(demo_service: Served) -> None:
+    for words in (["--encoder-cores", "0"], ["--lora", "tone.rkllm"], ["--model", "demo@loud"]):
+        done = run("embed", "a", "--server", demo_service.url, *words)
+        error = errors.UnknownModelError if "--model" in words else errors.OptionError
+        assert done.returncode == error.exit_code, done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_a_conversation_with_pictures_in_several_turns(demo_service: Served) -> None:
     lines = f"Describe the picture.\n/image {STAR}\nWhat colour is the star?\n/image gone.png\n".encode()
     here = run("chat", LIGHT, "-m", "demo", stdin=lines)
