@@ -11,11 +11,11 @@ import pytest
 from profile_files import BUILT_IN, KEYS, problem, table_of, toml, wrong_value
 from pydantic import ValidationError
 
-import vlm.profile
 from encoders.base import VisionSpec
 from vlm.errors import ProfileError
 from vlm.keys import Key, rewrite
 from vlm.profile import Profile, list_profiles, load_profile, parse_profile
+from vlm.profile_tables import FilesKeys
 from vlm.resources import configs_dir
 
 ROOT = Path(__file__).parent.parent
@@ -270,9 +270,9 @@ def test_model_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="is not there"):
         profile.find_file(tmp_path / "none", "llm", "host")
     with pytest.raises(ProfileError, match=r"names no files for the board; add \[files\.board\]"):
-        load_profile(ROOT / "configs/demo.toml").model_copy(
-            update={"files": vlm.profile.FilesKeys(bundled=True)}
-        ).find_file(tmp_path, "llm", "board")
+        load_profile(ROOT / "configs/demo.toml").model_copy(update={"files": FilesKeys(bundled=True)}).find_file(
+            tmp_path, "llm", "board"
+        )
 
 
 # --- import and installation ----------------------------------------------------------------------------------------
