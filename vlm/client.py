@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +14,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.images import read_image
 from vlm.answer import Answer
 from vlm.engine.faults import to_error
 from vlm.engine.messages import Fault
@@ -55,15 +55,13 @@ class RemoteVLM:
             raise ServiceUnreachableError(f"There is no rkvlm service at {url}: {exc}.") from exc
 
     def encode(self, image: Any) -> SentPicture:
-        """Read a picture: a path, or its bytes. Raises ImageError."""
+        """Read a picture's file: a path, its bytes, or a binary file object. Raises ImageError, ImageTooLargeError."""
         if isinstance(image, SentPicture):
             return image
-        if isinstance(image, bytes):
-            return SentPicture(image)
-        try:
-            return SentPicture(Path(image).read_bytes())
-        except OSError as exc:
-            raise ImageError(f"Cannot read {image}: {exc.strerror or exc}.") from exc
+        file = read_image(image)
+        if file is None:
+            raise ImageError(f"A picture for a service is a file or its bytes; got pixels, {type(image).__name__}.")
+        return SentPicture(file.data)
 
     def stream(self, images: Any, prompt: str = DEFAULT_PROMPT, **options: Any) -> RemoteStream:
         """Ask one question about one picture, several (a list), or none (an empty list)."""
@@ -125,7 +123,9 @@ class RemoteVLM:
         try:
             yield
         except httpx.HTTPError as exc:
-            raise ServiceUnreachableError(f"The service at {self._url} does not answer: {exc}.") from exc
+            raise ServiceUnreachableError(
+                f"The service at {self._url} does not answer: {str(exc).rstrip('.')}."
+            ) from exc
 
     def close(self) -> None:
         """Close the connection. May be called twice."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sample_pictures import PICTURES, TRUTH
 from service_rig import LIGHT, STAR, Served, told
@@ -73,11 +74,10 @@ def test_embed_does_the_same(demo_service: Served, words: list[object]) -> None:
 
 
 def test_what_an_embedding_from_a_service_does_not_take(demo_service: Served) -> None:
-    for words in (["--encoder-cores", "0"], ["--lora", "tone.rkllm"], ["--model", "demo@loud"]):
-        done = run("embed", "a", "--server", demo_service.url, *words)
-        error = errors.UnknownModelError if "--model" in words else errors.OptionError
-        assert done.returncode == error.exit_code, done.stderr
-        assert "Traceback" not in done.stderr
+    with vlm.connect(demo_service.url, thinking=True) as remote, pytest.raises(errors.OptionError, match="thinking"):
+        remote.embed([], "a")
+    with vlm.connect(demo_service.url, model="demo@loud") as remote, pytest.raises(errors.UnknownModelError):
+        remote.embed([], "a")
 
 
 def test_a_conversation_with_pictures_in_several_turns(demo_service: Served) -> None:
@@ -100,10 +100,31 @@ def test_without_a_model_named_it_says_which_one(demo_service: Served) -> None:
     [
         (["--model", "qwen2-vl-2b"], errors.UnknownModelError),
         (["--llm", "words"], errors.OptionError),
+        (["--encoder-cores", "0"], errors.OptionError),
+        (["--no-wait"], errors.OptionError),
     ],
 )
-def test_what_belongs_to_the_service(demo_service: Served, words: list[str], error: type[errors.RkvlmError]) -> None:
-    assert run("describe", STAR, "--server", demo_service.url, *words).returncode == error.exit_code
+@pytest.mark.parametrize("command", [["describe", STAR], ["chat"], ["embed", "a"], ["caption", STAR.parent]])
+def test_what_belongs_to_the_service(
+    demo_service: Served, command: list[object], words: list[str], error: type[errors.RkvlmError]
+) -> None:
+    done = run(*command, "--server", demo_service.url, *words)
+    assert done.returncode == error.exit_code
+    if error is errors.OptionError:
+        assert f"{words[0]} is the service's own affair" in done.stderr
+
+
+def test_a_picture_that_cannot_be_is_told_as_without_a_service(demo_service: Served, tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    for given in (tmp_path, tmp_path / "empty.jpg", "gone.png", "https://example.com/a.png", "/dev/zero"):
+        said = [
+            run("describe", given, *where).stderr.splitlines()[-1]
+            for where in (["-m", "demo"], ["--server", demo_service.url])
+        ]
+        assert said[0] == said[1]
+        assert str(given) in said[0]
+    with vlm.connect(demo_service.url) as remote, pytest.raises(errors.ImageError, match="got pixels, ndarray"):
+        remote.encode(np.zeros((8, 8, 3), np.uint8))
 
 
 def test_nobody_there() -> None:
