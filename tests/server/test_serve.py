@@ -145,7 +145,7 @@ def test_metrics(tmp_path: Path) -> None:
 
 def test_the_log_holds_no_question_unless_asked(tmp_path: Path) -> None:
     for more, there in (([], False), (["--log-content"], True)):
-        with serve("--model", "demo", *more) as served:
+        with serve("-m", "demo", *more) as served:
             served.ready()
             assert served.ask("What colour is the star, Zaphod?", STAR).status_code == 200
             served.end()
