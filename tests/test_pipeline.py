@@ -76,6 +76,11 @@ def test_the_answer_says_what_it_took() -> None:
     assert answer.tokens_per_second > 1
 
 
+def test_a_library_that_would_not_be_used_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"librkllmrt\.so runs \.rkllm files; .* is for ONNX Runtime"):
+        vlm.load("demo", library="librkllmrt.so")
+
+
 def test_what_a_release_does_not_say_is_none() -> None:
     with vlm.load("demo", release="1.2.0") as model:
         answer = model.describe(STAR)

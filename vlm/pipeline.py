@@ -379,6 +379,8 @@ def load(
     if parts.side == "board":
         release = release or own.rkllm_release
         chosen = open_library(library or own.rkllm_lib, release=release, search=[parts.llm.parent])
+    elif library is not None:
+        raise OptionError(f"The library {library} runs .rkllm files; {parts.llm} is for ONNX Runtime. Leave it out.")
     else:
         pace = _pace(own, npu.plan, npu.plan.llm if npu.plan else None)
         chosen = _host(release or own.rkllm_release or RELEASES[-1], threads, pace)

@@ -129,7 +129,11 @@ class Profile(Table):
             raise ProfileError(f"Profile {self.name} names no files for the {side}; add [files.{side}] to it.")
         root = Path(directory)
         if not root.is_dir():
-            raise ProfileError(f"The model directory {root} of {self.name} is not there, or is not a directory.")
+            how = f"`vlm pull {self.name}` fetches it" if self.hub else "`vlm models` says what belongs there"
+            raise ProfileError(
+                f"There is no model directory {root} for {self.name}: {how}. VLM_MODELS_DIR names another place for "
+                "models, --encoder and --llm name files of your own."
+            )
         wanted = [_with_soc(pattern, soc) for pattern in (keys.encoder if part == "encoder" else keys.llm)]
         for pattern in wanted:
             found = _directory(root / pattern) if part == "llm" and side == "host" else sorted(root.glob(pattern))
