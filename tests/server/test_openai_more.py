@@ -154,6 +154,8 @@ def test_a_call_that_is_none_is_text(client, knowing: Served) -> None:
         ({"messages": [{"role": "tool", "content": "x"}]}, "needs the tool_call_id"),
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "a"}]}, "tool_call_id 'a' is of no call"),
         ({"messages": [{"role": "user"}]}, "needs content"),
+        ({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "messages.0.content.0: Input tag 'audio'"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content: Input should be a valid string"),
     ],
 )
 def test_what_is_wrong_with_tools_is_said(knowing: Served, more: dict[str, object], said: str) -> None:
@@ -227,5 +229,7 @@ def test_embeddings_of_pictures(demo_service: Served) -> None:
     answer = httpx.post(f"{demo_service.url}/v1/embeddings", json=body, timeout=60).json()
     one, same, other = (np.array(each["embedding"]) for each in answer["data"])
     assert one @ same > 0.99999 > one @ other
+    nothing = httpx.post(f"{demo_service.url}/v1/embeddings", json={"model": "demo", "input": []}).json()
+    assert nothing["error"]["message"].startswith("input: List should have at least 1 item")
     refused = httpx.post(f"{demo_service.url}/v1/embeddings", json={"model": "demo", "input": "a", "dimensions": 3})
     assert (refused.status_code, "dimensions" in refused.text) == (422, True) or refused.status_code == 400
