@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,8 @@ def test_files_of_ones_own() -> None:
         (["describe", PICTURES], errors.ImageError, "directory"),
         (["describe", STAR, "-m", "dmeo"], errors.ProfileError, "did you mean"),
         (["describe", STAR, "-m", "qwen2-vl-2b"], errors.ProfileError, "qwen2-vl-2b"),
+        (["describe", STAR, "-m", PICTURES], errors.ProfileError, "pictures has no profile.toml"),
+        (["describe", STAR, "--library", "gone.so"], errors.OptionError, "is for ONNX Runtime"),
         (["describe", STAR, "--encoder", "gone.onnx"], errors.EncoderFileError, "gone.onnx"),
         (["describe", STAR, "--encoder", __file__], errors.EncoderFileError, "test_cli.py"),
         (["describe", STAR, "--llm", "gone"], errors.ModelLoadError, "gone"),
@@ -119,6 +122,26 @@ def test_an_answer_nobody_reads_is_no_traceback() -> None:
     command = f"{sys.executable} -c 'from vlm.cli import main; main()' describe {LIGHT} | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60, check=False)
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["describe", STAR, "-m", "demo"],
+        ["describe", STAR, "-m", "demo", "--json"],
+        ["embed", "a", "-m", "demo"],
+        ["npu"],
+    ],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_one_line(words: list[object], unbuffered: str) -> None:
+    command = [sys.executable, "-W", "error", "-c", "from vlm.cli import main; main()", *map(str, words)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, timeout=120, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "vlm: The output cannot be written: No space left on device.\n")
 
 
 def test_models_lists_the_profiles() -> None:

@@ -60,8 +60,9 @@ def test_a_picture_comes_in_any_form(demo: vlm.VLM, kind: str) -> None:
     assert answer.text == "The star is blue."
 
 
-def test_the_answer_says_what_it_took(demo: vlm.VLM) -> None:
-    answer = demo.describe(STAR, "What colour is the star?")
+def test_the_answer_says_what_it_took() -> None:
+    with vlm.load("demo") as model:  # which has encoded nothing yet
+        answer = model.describe(STAR, "What colour is the star?")
     assert answer.model == "demo"
     assert answer.finish_reason == "stop"
     assert answer.encode_ms is not None
@@ -73,6 +74,11 @@ def test_the_answer_says_what_it_took(demo: vlm.VLM) -> None:
     assert 5 <= answer.tokens <= 8
     assert answer.tokens_per_second is not None
     assert answer.tokens_per_second > 1
+
+
+def test_a_library_that_would_not_be_used_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"librkllmrt\.so runs \.rkllm files; .* is for ONNX Runtime"):
+        vlm.load("demo", library="librkllmrt.so")
 
 
 def test_what_a_release_does_not_say_is_none() -> None:
@@ -105,6 +111,16 @@ def test_a_picture_asked_about_before_is_not_encoded_again(demo: vlm.VLM, tmp_pa
     first = demo.encode(STAR)
     assert demo.encode(copy) is first
     assert demo.encode(LIGHT) is not first
+
+
+def test_a_picture_that_was_kept_took_no_encoding() -> None:
+    with vlm.load("demo") as model:
+        for source in (STAR, STAR.read_bytes(), Image.open(STAR)):
+            model.encode(source)
+            assert model.describe(source).encode_ms is None, source
+        both = model.describe([STAR, LIGHT])
+        assert both.encode_ms is not None  # the second one was new
+        assert model.describe([STAR, LIGHT]).encode_ms is None
 
 
 def test_a_cache_of_nothing_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,11 @@ import pytest
 from profile_files import BUILT_IN, KEYS, problem, table_of, toml, wrong_value
 from pydantic import ValidationError
 
-import vlm.profile
 from encoders.base import VisionSpec
 from vlm.errors import ProfileError
 from vlm.keys import Key, rewrite
 from vlm.profile import Profile, list_profiles, load_profile, parse_profile
+from vlm.profile_tables import FilesKeys
 from vlm.resources import configs_dir
 
 ROOT = Path(__file__).parent.parent
@@ -267,12 +267,12 @@ def test_model_files_that_are_not_there(tmp_path: Path) -> None:
     profile = load_profile("qwen2-vl-2b")
     with pytest.raises(ProfileError, match=r"has no llm for qwen2-vl-2b; looked for \*rk3588\*\.rkllm, \*\.rkllm"):
         profile.find_file(tmp_path, "llm", "board", soc="rk3588")
-    with pytest.raises(ProfileError, match=r"is not there.*`vlm pull`"):
+    with pytest.raises(ProfileError, match=r"no model directory .*`vlm pull qwen2-vl-2b` fetches it\..*VLM_MODELS_DIR"):
         profile.find_file(tmp_path / "none", "llm", "host")
     with pytest.raises(ProfileError, match=r"names no files for the board; add \[files\.board\]"):
-        load_profile(ROOT / "configs/demo.toml").model_copy(
-            update={"files": vlm.profile.FilesKeys(bundled=True)}
-        ).find_file(tmp_path, "llm", "board")
+        load_profile(ROOT / "configs/demo.toml").model_copy(update={"files": FilesKeys(bundled=True)}).find_file(
+            tmp_path, "llm", "board"
+        )
 
 
 # --- import and installation ----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm.profile import ReasoningKeys, ToolKeys
+from vlm.profile_tables import ReasoningKeys, ToolKeys
 from vlm.speech import Speech, Thought, ToolCall
 
 REASONING = ReasoningKeys(start="<think>", end="</think>")

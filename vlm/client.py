@@ -1,25 +1,30 @@
-"""A model on a running service, with the methods of one on this machine: encode, stream, chat_stream."""
+"""A model on a running service, with the methods of one on this machine: encode, stream, chat_stream, embed."""
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import httpx
+import numpy as np
+from numpy.typing import NDArray
 
+from encoders.images import read_image
 from vlm.answer import Answer
 from vlm.engine.faults import to_error
 from vlm.engine.messages import Fault
-from vlm.errors import ImageError, PromptError, RkvlmError, ServiceUnreachableError, UnknownModelError
-from vlm.options import DEFAULT_PROMPT
+from vlm.errors import ImageError, OptionError, PromptError, RkvlmError, ServiceUnreachableError, UnknownModelError
+from vlm.options import DEFAULT_PROMPT, Pooling
 from vlm.speech import Thought
 
 CONNECT_S = 10.0
+_OPENAI_CODES = {"invalid_api_key": "UnauthorizedError", "model_not_found": "UnknownModelError"}
+"""Errors that OpenAI has names of its own for; of the others, its protocol has our class in the same place."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,10 @@ class SentPicture:
 
 
 class RemoteVLM:
-    """A model that a service has, made by `connect`. Answers come from POST /v1/describe. One thread at a time."""
+    """A model that a service has, made by `connect`. One thread at a time.
+
+    Answers come from POST /v1/describe, embeddings from POST /v1/embeddings.
+    """
 
     def __init__(self, url: str, api_key: str | None, options: Mapping[str, Any]) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -49,15 +57,13 @@ class RemoteVLM:
             ) from exc
 
     def encode(self, image: Any) -> SentPicture:
-        """Read a picture: a path, or its bytes. Raises ImageError."""
+        """Read a picture's file: a path, its bytes, or a binary file object. Raises ImageError, ImageTooLargeError."""
         if isinstance(image, SentPicture):
             return image
-        if isinstance(image, bytes):
-            return SentPicture(image)
-        try:
-            return SentPicture(Path(image).read_bytes())
-        except OSError as exc:
-            raise ImageError(f"Cannot read {image}: {exc.strerror or exc}.") from exc
+        file = read_image(image)
+        if file is None:
+            raise ImageError(f"A picture for a service is a file or its bytes; got pixels, {type(image).__name__}.")
+        return SentPicture(file.data)
 
     def stream(self, images: Any, prompt: str = DEFAULT_PROMPT, **options: Any) -> RemoteStream:
         """Ask one question about one picture, several (a list), or none (an empty list)."""
@@ -83,6 +89,28 @@ class RemoteVLM:
             if response.is_error:
                 response.read()
         return RemoteStream(_checked(response), self.name, self._url)
+
+    def embed(
+        self, images: Any, text: str = "", *, pooling: Pooling = "mean", adapter: str | None = None
+    ) -> NDArray[np.float32]:
+        """Make one embedding of a text, of pictures, or of both, see `vlm.VLM.embed`. Raises RkvlmError."""
+        options = {**self._options, **({"adapter": adapter} if adapter else {})}
+        adapter = options.pop("adapter", None)
+        if options:
+            raise OptionError(f"An embedding from a service takes no option {min(options)}; leave it out.")
+        parts: list[dict[str, Any]] = []
+        for image in images if isinstance(images, (list, tuple)) else [images]:
+            data = base64.b64encode(self.encode(image).data).decode("ascii")
+            parts.append({"type": "image_url", "image_url": {"url": f"data:;base64,{data}"}})
+        asked = {
+            "model": f"{self.name}@{adapter}" if adapter else self.name,
+            "input": [[*parts, {"type": "text", "text": text}]],
+            "pooling": pooling,
+            "encoding_format": "base64",
+        }
+        with self._talking():
+            made = _checked(self._http.post("/v1/embeddings", json=asked)).json()
+        return np.frombuffer(base64.b64decode(made["data"][0]["embedding"]), "<f4").astype(np.float32)
 
     def _turn(self, message: Mapping[str, Any], pictures: list[bytes]) -> dict[str, Any]:
         content = message["content"]
@@ -211,4 +239,6 @@ def _checked(response: httpx.Response) -> httpx.Response:
 
 def _error(data: Mapping[str, Any]) -> RkvlmError:
     """The error that a service tells of, in its own class, which has the exit code."""
-    return to_error(Fault(str(data["error"]["type"]), str(data["error"]["message"])))
+    error = data["error"]
+    kind = str(error.get("code") or error["type"])
+    return to_error(Fault(_OPENAI_CODES.get(kind, kind), str(error["message"])))

@@ -26,8 +26,8 @@ NO_WAIT_S = 0.1
 """How long a run that is not to wait tries all the same: someone may only be looking who holds a core."""
 
 
-def _no_check() -> None:
-    pass
+def no_check() -> None:
+    """Nothing ends the wait."""
 
 
 class Hold:
@@ -82,7 +82,7 @@ class Gate:
         self._line: list[Hold] = []
         self._said = False
 
-    def take(self, cores: Iterable[int], *, wait: bool = True, check: Callable[[], None] = _no_check) -> Hold:
+    def take(self, cores: Iterable[int], *, wait: bool = True, check: Callable[[], None] = no_check) -> Hold:
         """Wait until the cores are free, and hold them until `Hold.release`; none at all is held at once.
 
         wait: False raises NPUBusyError where another process holds one of them; one's own runs are waited for. check:

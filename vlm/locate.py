@@ -126,7 +126,12 @@ def _profile_of(model: str | Path, settings: Settings) -> tuple[Profile, Path]:
     path = Path(model).expanduser()
     if path.is_dir():
         own = path / PROFILE_FILE
-        return load_profile(own if own.is_file() else path.resolve().name), path
+        if own.is_file():
+            return load_profile(own), path
+        try:
+            return load_profile(path.resolve().name), path
+        except ProfileError as exc:
+            raise ProfileError(f"{path} has no {PROFILE_FILE}, so that its name has to be a profile's. {exc}") from exc
     if path.suffix == ".toml":
         return load_profile(path), path.parent
     profile = load_profile(str(model))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, get_args
@@ -20,7 +20,8 @@ from encoders.images import ImageLimits, Source, load_image, read_image
 from encoders.paced import PacedEncoder
 from encoders.preprocess import fit_image
 from vlm.answer import Answer, Stream
-from vlm.errors import ModelBusyError, ModelClosedError, NotSupportedByRuntime, OptionError, RunError
+from vlm.errors import ModelClosedError, NotSupportedByRuntime, OptionError, RunError
+from vlm.gate import no_check
 from vlm.locate import Parts, locate
 from vlm.messages import message_of
 from vlm.npu import Plan
@@ -33,7 +34,7 @@ from vlm.rkllm.messages import captured
 from vlm.rkllm.model import ImageTags, Model, ModelSettings, Placement, Request
 from vlm.settings import Settings, load_settings
 from vlm.speech import Speech
-from vlm.turns import NpuTurns, open_turns
+from vlm.turns import NpuTurns, Turn, open_turns
 
 if TYPE_CHECKING:
     from vlm.profile import Profile
@@ -65,8 +66,7 @@ class VLM:
             raise NotSupportedByRuntime(f"Model {self.profile.name}", library.release, self.profile.min_release)
         self._cache = EmbeddingCache(settings.cache_bytes)
         self._limits = ImageLimits(max_pixels=settings.max_pixels)
-        self._turn = _Turn()
-        self._encoding = threading.Lock()
+        self._turn, self._encoding = Turn(), Turn()
         with ExitStack() as opened, npu.opening():
             spec = self.profile.vision
             self._encoder: Encoder | None = None
@@ -139,8 +139,14 @@ class VLM:
         Returns float32 (1, tokens, width x outputs). Raises ImageError, EncoderError, ModelClosedError, and OptionError
         where the model was loaded without pictures.
         """
+        return self._encode(image)[0]
+
+    def _encode(
+        self, image: Source | ImageEmbedding, check: Callable[[], None] = no_check
+    ) -> tuple[ImageEmbedding, bool]:
+        """A picture's embedding, and whether it was made just now; else it was given or kept."""
         if isinstance(image, ImageEmbedding):
-            return image
+            return image, False
         encoder, spec = self._encoder, self.profile.vision
         if encoder is None:
             raise OptionError(f"Model {self.profile.name} was loaded for text alone; load it with its encoder.")
@@ -149,18 +155,20 @@ class VLM:
             self._check_open()
             known = self._cache.get(cache_key(file.content_hash, encoder))
             if known is not None:
-                return known
+                return known, False
         picture = load_image(file or image, limits=self._limits, needed=spec)
         pixels = fit_image(picture, spec)
         key = cache_key(picture.content_hash, encoder)
-        with self._encoding:
+        may_wait = partial(self._check_open, check)
+        with self._encoding.take(may_wait):
             self._check_open()
             embedding = self._cache.get(key, again=file is not None)
-            if embedding is None:
-                with self._npu.encoder(self._check_open) if encoder.npu else nullcontext():
-                    embedding = encoder.encode(pixels, picture.content_hash)
-                self._cache.put(key, embedding)
-        return embedding
+            if embedding is not None:
+                return embedding, False
+            with self._npu.encoder(may_wait) if encoder.npu else nullcontext():
+                embedding = encoder.encode(pixels, picture.content_hash)
+            self._cache.put(key, embedding)
+        return embedding, True
 
     def describe(self, images: Any, prompt: str = DEFAULT_PROMPT, **options: Any) -> Answer:
         """Answer one question about one picture, several (a list), or none (an empty list).
@@ -188,28 +196,45 @@ class VLM:
         return self.chat_stream(messages, tools=tools, **options).finish()
 
     def chat_stream(
-        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] = (), **options: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        check: Callable[[], None] = no_check,
+        **options: Any,
     ) -> Stream:
-        """Like `chat`, as an iterator over the text as it is told."""
+        """Like `chat`, as an iterator over the text as it is told.
+
+        check: called now and then while the question waits for its turn; what it raises ends the wait.
+        """
         pictures: list[Any] = []
         turns = [message_of(message, pictures) for message in messages]
-        return self._run(turns, pictures, options, tools)
+        return self._run(turns, pictures, options, tools, check)
 
-    def embed(self, images: Any, text: str = "", *, pooling: Pooling = "mean", **options: Any) -> NDArray[np.float32]:
+    def embed(
+        self,
+        images: Any,
+        text: str = "",
+        *,
+        pooling: Pooling = "mean",
+        check: Callable[[], None] = no_check,
+        **options: Any,
+    ) -> NDArray[np.float32]:
         """Make one embedding of a text, of pictures, or of both, from the language model's last hidden layer.
 
         They are a user's message in the chat template, as for a question. images: a picture, or a list, empty for text
-        alone. pooling: the mean over all tokens, or the last one's. Returns float32 (width,) of length 1, so that the
-        product of two is their likeness. Raises RkvlmError; OptionError for another pooling.
+        alone. pooling: the mean over all tokens, or the last one's. check: see `chat_stream`. Returns float32 (width,)
+        of length 1, so that the product of two is their likeness. Raises RkvlmError; OptionError for another pooling.
         """
         if pooling not in get_args(Pooling):
             raise OptionError(f"pooling is one of {', '.join(get_args(Pooling))}; got {pooling!r}.")
         pictures = list(images) if isinstance(images, (list, tuple)) else [images]
         message = Message("user", [*[IMAGE] * len(pictures), text])
-        request, _, _ = self._request([message], pictures, options)
-        with self._turn.take():
+        request, _, _ = self._request([message], pictures, options, (), check)
+        may_wait = partial(self._check_usable, check)
+        with self._turn.take(may_wait):
             self._check_open()
-            held = self._npu.llm(self._check_usable)
+            held = self._npu.llm(may_wait)
             try:
                 states = self._model.hidden_states(request)
             finally:
@@ -226,6 +251,7 @@ class VLM:
         pictures: list[Any],
         given: dict[str, Any],
         tools: Sequence[Mapping[str, Any]] = (),
+        check: Callable[[], None] = no_check,
     ) -> tuple[Request, RunOptions, float | None]:
         """What is asked of the language model, with which options, and how long the pictures took in milliseconds."""
         started = time.perf_counter()
@@ -233,9 +259,9 @@ class VLM:
         if options.adapter not in (None, *self._model.loras):
             raise OptionError(_no_adapter(options.adapter, self._model.loras))
         prompt = render(self.profile, messages, thinking=options.thinking, tools=tools)
-        fresh = any(not isinstance(picture, ImageEmbedding) for picture in pictures)
-        embeddings = [self.encode(picture) for picture in pictures]
-        encode_ms = (time.perf_counter() - started) * 1e3 if fresh else None
+        encoded = [self._encode(picture, check) for picture in pictures]
+        embeddings = [embedding for embedding, _ in encoded]
+        encode_ms = (time.perf_counter() - started) * 1e3 if any(made for _, made in encoded) else None
         spec = self.profile.vision
         request = Request(
             prompt=prompt.text,
@@ -255,12 +281,14 @@ class VLM:
         pictures: list[Any],
         given: dict[str, Any],
         tools: Sequence[Mapping[str, Any]] = (),
+        check: Callable[[], None] = no_check,
     ) -> Stream:
         started = time.perf_counter()
-        request, options, encode_ms = self._request(messages, pictures, given, tools)
-        with self._turn.take() as turn:
+        request, options, encode_ms = self._request(messages, pictures, given, tools, check)
+        may_wait = partial(self._check_usable, check)
+        with self._turn.take(may_wait) as turn:
             self._check_open()
-            held = self._npu.llm(self._check_usable)
+            held = self._npu.llm(may_wait)
             try:
                 # The NPU is free when the run has returned, however late its answer is read.
                 generation = self._model.generate(request, on_return=held.release)
@@ -273,19 +301,20 @@ class VLM:
         speech = Speech(reasoning, marked) if reasoning or marked else None
         return Stream(generation, kept, model=self.profile.name, started=started, encode_ms=encode_ms, speech=speech)
 
-    def _check_open(self) -> None:
+    def _check_open(self, also: Callable[[], None] = no_check) -> None:
         if self._opened is None:
             raise ModelClosedError(f"Model {self.profile.name} is closed; load it again.")
+        also()
 
-    def _check_usable(self) -> None:
-        self._check_open()
+    def _check_usable(self, also: Callable[[], None] = no_check) -> None:
+        self._check_open(also)
         self._model.check_usable()
 
     def close(self) -> None:
         """Give back the encoder and the language model; a running answer is aborted. May be called twice."""
         opened, self._opened = self._opened, None
         if opened is not None:
-            with self._encoding:
+            with self._encoding.take():
                 opened.close()
 
     def __enter__(self) -> VLM:
@@ -293,31 +322,6 @@ class VLM:
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
-
-
-class _Turn:
-    """Whose turn it is: threads wait for one another, and a thread does not wait for itself."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._owner: int | None = None
-
-    def take(self) -> ExitStack:
-        """Wait for the turn; closing the stack gives it back. Raises ModelBusyError for a second run in one thread."""
-        me = threading.get_ident()
-        if self._owner == me:
-            raise ModelBusyError(
-                "An answer is still being told in this thread; read its stream to the end or close it."
-            )
-        self._lock.acquire()
-        self._owner = me
-        stack = ExitStack()
-        stack.callback(self._give_back)
-        return stack
-
-    def _give_back(self) -> None:
-        self._owner = None
-        self._lock.release()
 
 
 def _open_encoder(path: Path, spec: VisionSpec, plan: Plan | None, pace: Pace, threads: int | None) -> Encoder:
@@ -375,6 +379,8 @@ def load(
     if parts.side == "board":
         release = release or own.rkllm_release
         chosen = open_library(library or own.rkllm_lib, release=release, search=[parts.llm.parent])
+    elif library is not None:
+        raise OptionError(f"The library {library} runs .rkllm files; {parts.llm} is for ONNX Runtime. Leave it out.")
     else:
         pace = _pace(own, npu.plan, npu.plan.llm if npu.plan else None)
         chosen = _host(release or own.rkllm_release or RELEASES[-1], threads, pace)

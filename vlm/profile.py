@@ -1,7 +1,8 @@
 """One TOML file, one frozen profile: everything that differs between models.
 
 Unknown keys, wrong types and values that contradict each other are errors that name the file and the key; nothing is
-converted or guessed. configs/README.md documents every key; its table is made from the descriptions below.
+converted or guessed. configs/README.md documents every key; its table is made from the descriptions below, and from
+those of the tables (vlm/profile_tables.py).
 """
 
 from __future__ import annotations
@@ -10,25 +11,16 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    PrivateAttr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from vlm.errors import FileChoiceError, ProfileError, RequestError
 from vlm.keys import did_you_mean, explain, key_error, keys_of
 from vlm.options import CoreOptions, Sampling
+from vlm.profile_tables import EncoderKeys, FilesKeys, HubKeys, ReasoningKeys, Table, Tag, TagKeys, Text, ToolKeys
 from vlm.prompt import IMAGE, IMAGE_TAG, Message, render
 from vlm.resources import configs_dir
 from vlm.speech import ToolCall
@@ -46,141 +38,7 @@ FilePart = Literal["encoder", "llm"]
 _TAG_LIKE = re.compile(r"<[^\s<>]+>")
 
 
-def _no_nul(text: str) -> str:
-    if "\0" in text:
-        raise PydanticCustomError("text", "expected text without a NUL character")
-    return text
-
-
-def _one_tag(text: str) -> str:
-    # A tag is escaped by a space after its first character, which needs a second one, and no space in any tag.
-    if len(text) < 2 or re.search(r"\s", text):
-        raise PydanticCustomError("tag", "expected a tag of two characters or more, without spaces in it")
-    return text
-
-
-def _tag_or_space(text: str) -> str:
-    if text.strip():
-        _one_tag(text.strip())
-    return text
-
-
-def _relative(pattern: str) -> str:
-    path = PurePosixPath(pattern)
-    if not pattern or path.is_absolute() or ".." in path.parts:
-        raise PydanticCustomError("pattern", "expected a path relative to the model directory, without ..")
-    return pattern
-
-
-Text = Annotated[str, AfterValidator(_no_nul)]
-Tag = Annotated[str, AfterValidator(_no_nul), AfterValidator(_one_tag)]
-SpacedTag = Annotated[str, AfterValidator(_no_nul), AfterValidator(_tag_or_space)]
-Pattern = Annotated[str, AfterValidator(_no_nul), AfterValidator(_relative)]
-Byte = Annotated[int, Field(ge=0, le=255)]
-Positive = Annotated[FiniteFloat, Field(gt=0)]
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-
-class EncoderKeys(_Table):
-    """What the vision encoder takes and gives."""
-
-    height: int = Field(ge=1, le=8192, description="Height of the encoder's input, in pixels.")
-    width_px: int = Field(ge=1, le=8192, description="Width of the encoder's input, in pixels.")
-    tokens: int = Field(ge=1, description="Embeddings that one image becomes.")
-    width: int = Field(ge=1, description="Numbers in one embedding: the hidden size of the language model.")
-    outputs: int = Field(1, ge=1, le=16, description="Tensors that the encoder gives: 1, or 1 + deepstack levels.")
-    fit: Literal["pad", "stretch", "crop"] = Field(
-        default="pad", description="How a picture of another shape is made to fit."
-    )
-    filter: Literal["bicubic", "lanczos"] = Field(
-        default="bicubic", description="What it is resized with; antialiased, whichever it is."
-    )
-    background: tuple[Byte, Byte, Byte] = Field(
-        (127, 127, 127), description="RGB, 0 to 255: behind transparent pixels, and for padding."
-    )
-    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = Field(
-        description="Taken off pixels in 0 to 1, by channel; ONNX encoders only, a .rknn file has it baked in."
-    )
-    std: tuple[Positive, Positive, Positive] = Field(description="What the difference is divided by, by channel.")
-    patch: int | None = Field(
-        None, ge=1, description="Side of a patch in pixels; given, size and tokens are checked against it."
-    )
-    merge: int = Field(1, ge=1, description="Patches along each side that become one token.")
-    separators: bool = Field(False, description="One more token ends each row of tokens, and one more the image.")
-
-    @model_validator(mode="after")
-    def _tokens_follow_from_size(self) -> EncoderKeys:
-        if self.patch is None:
-            return self
-        cell = self.patch * self.merge
-        for key, pixels in (("height", self.height), ("width_px", self.width_px)):
-            if pixels % cell:
-                raise key_error(key, f"expected a multiple of patch x merge = {cell}; got {pixels}")
-        rows, columns = self.height // cell, self.width_px // cell
-        tokens = rows * (columns + 1) + 1 if self.separators else rows * columns
-        if self.tokens != tokens:
-            size = f"{self.width_px} x {self.height} pixels in cells of {cell}"
-            size += " with separators" if self.separators else ""
-            raise key_error("tokens", f"expected {tokens}, which is {size}; got {self.tokens}")
-        return self
-
-
-class TagKeys(_Table):
-    """The model's own tags around and for an image; the runtime puts them in place of each `<image>`."""
-
-    start: SpacedTag = Field(description="Before the image's tokens; may be empty.")
-    end: SpacedTag = Field(description="After the image's tokens; may be empty.")
-    content: Tag = Field(description="Once for each of the image's tokens.")
-
-
-class ReasoningKeys(_Table):
-    """How the model marks what it thinks before it answers."""
-
-    start: Tag = Field(description="Before its thoughts.")
-    end: Tag = Field(description="After them.")
-    opened: bool = Field(False, description="`chat_template` writes `start` itself, where thinking is asked for.")
-
-
-class ToolKeys(_Table):
-    """How the model marks a call of a function: between these, JSON with `name` and `arguments`."""
-
-    start: Tag = Field(description="Before each call.")
-    end: Tag = Field(description="After it.")
-
-
-class FileKeys(_Table):
-    """Where the files lie, relative to a model directory."""
-
-    encoder: tuple[Pattern, ...] = Field(
-        min_length=1,
-        description="Where the encoder may lie; the first pattern that fits counts. {soc} stands for the SoC's name.",
-    )
-    llm: tuple[Pattern, ...] = Field(
-        min_length=1,
-        description='The same for the language model; on a PC a directory of ONNX files, "." the model directory.',
-    )
-
-
-class FilesKeys(_Table):
-    """The files of the model, for a PC and for a board."""
-
-    bundled: bool = Field(False, description="The files come with rkvlm (the demo model).")
-    host: FileKeys | None = Field(None, description="For ONNX Runtime on a PC.")
-    board: FileKeys | None = Field(None, description="For the NPU.")
-
-
-class HubKeys(_Table):
-    """A public conversion of the model on the Hugging Face hub, for `vlm pull`."""
-
-    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", description="Who made it and its name there, owner/repo.")
-    files: tuple[Pattern, ...] = Field(min_length=1, description="The files to fetch, names or patterns.")
-    soc: str | None = Field(None, description="The SoC that they are for, where it is one.")
-
-
-class Profile(_Table):
+class Profile(Table):
     """One model's facts, checked. Made by `load_profile` and `parse_profile`."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="The profile's name; also the file's.")
@@ -271,9 +129,10 @@ class Profile(_Table):
             raise ProfileError(f"Profile {self.name} names no files for the {side}; add [files.{side}] to it.")
         root = Path(directory)
         if not root.is_dir():
+            how = f"`vlm pull {self.name}` fetches it" if self.hub else "`vlm models` says what belongs there"
             raise ProfileError(
-                f"The model directory {root} of {self.name} is not there, or is not a directory. Fetch the model with "
-                "`vlm pull`, give its directory with --model, or say with VLM_MODELS_DIR where yours are."
+                f"There is no model directory {root} for {self.name}: {how}. VLM_MODELS_DIR names another place for "
+                "models, --encoder and --llm name files of your own."
             )
         wanted = [_with_soc(pattern, soc) for pattern in (keys.encoder if part == "encoder" else keys.llm)]
         for pattern in wanted:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from vlm.errors import HubAccessError, HubError, HubFileError, HubNotFoundError, HubOfflineError
 from vlm.locate import home
 from vlm.npu import SOCS, find_soc
-from vlm.profile import HubKeys, Profile, load_profile
+from vlm.profile import Profile, load_profile
+from vlm.profile_tables import HubKeys
 from vlm.settings import load_settings
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from vlm.profile import ReasoningKeys, ToolKeys
+    from vlm.profile_tables import ReasoningKeys, ToolKeys
 
 Kind = Literal["text", "thought", "call"]
 

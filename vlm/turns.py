@@ -1,12 +1,15 @@
-"""The NPU as one model uses it: the plan of its cores, and its turns at the gate."""
+"""The turns at one model: of the threads that share it, and at the gate for the cores that its plan gives it."""
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
-from vlm.gate import Gate, Hold, gate
+from vlm.errors import ModelBusyError
+from vlm.gate import Gate, Hold, gate, no_check
 from vlm.locate import Parts, find_profile
 from vlm.lockfiles import lock_dir
 from vlm.npu import Plan, Soc, choose_soc, make_plan
@@ -18,6 +21,38 @@ from vlm.settings import Settings, load_settings
 log = logging.getLogger(__name__)
 
 Words = list[tuple[str, CoreOptions]]
+
+CHECK_S = 0.05
+"""How often a thread that waits for its turn looks whether it still wants it."""
+
+
+class Turn:
+    """Whose turn it is: threads wait for one another, and a thread does not wait for itself."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owner: int | None = None
+
+    def take(self, check: Callable[[], None] = no_check) -> ExitStack:
+        """Wait for the turn; closing the stack gives it back. check: called while waiting; it raises to end the wait.
+
+        Raises ModelBusyError for a second run in one thread.
+        """
+        me = threading.get_ident()
+        if self._owner == me:
+            raise ModelBusyError(
+                "An answer is still being told in this thread; read its stream to the end or close it."
+            )
+        while not self._lock.acquire(timeout=CHECK_S):
+            check()
+        self._owner = me
+        stack = ExitStack()
+        stack.callback(self._give_back)
+        return stack
+
+    def _give_back(self) -> None:
+        self._owner = None
+        self._lock.release()
 
 
 class NpuTurns:

@@ -164,6 +164,7 @@ def test_a_name_that_no_line_can_hold_is_a_failure_of_its_own(tmp_path: Path) ->
     ("words", "kind", "said"),
     [
         (["gone"], errors.FolderError, "gone"),
+        (["/dev/null"], errors.FolderError, "neither a folder nor a regular file"),
         (["."], errors.ProfileError, "did you mean"),
         ([".", "--prompt", " "], errors.OptionError, "prompt"),
         ([".", "--prompt-file", "gone.txt"], errors.OptionError, "gone.txt"),

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -64,6 +67,31 @@ def test_an_interrupted_setup_is_completed(
     assert "rknn-toolkit2 2.5.0" in out
     assert "CUDA 12.8, which is not needed" in out
     assert "PyTorch" in said
+
+
+def test_two_at_once_are_kept_apart(wheel_folder: Path, tmp_path: Path, pip_finds: Callable[[Path], None]) -> None:
+    """The second waits, says so once, and finds the work done."""
+    place = tmp_path / "new" / "converter"
+    command = [sys.executable, "-W", "error", "-c", "from vlm.cli import main; main()", "convert", "setup", "--dir"]
+    words = [*command, str(place), "--torch", "torch==2.13.0+cpu"]
+    pip_finds(wheel_folder)
+    with ExitStack() as started:
+
+        def start() -> subprocess.Popen[str]:
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            return started.enter_context(subprocess.Popen(words, text=True, **pipes))
+
+        first = start()
+        while not (place / "pyvenv.cfg").exists():
+            assert first.poll() is None
+            time.sleep(0.01)
+        second = start()
+        (out, steps), (out2, said) = first.communicate(timeout=120), second.communicate(timeout=120)
+    assert (first.returncode, second.returncode) == (0, 0), (steps, said)
+    assert out == out2
+    assert "is ready: rknn-toolkit2 2.5.0" in out
+    assert "waiting" not in steps
+    assert said == "- waiting for another process, which makes this converter\n"
 
 
 def test_what_does_not_work_is_not_taken_for_ready(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sample_pictures import PICTURES, TRUTH
 from service_rig import LIGHT, STAR, Served, told
@@ -50,6 +51,35 @@ def test_json_has_the_same_figures(demo_service: Served) -> None:
     assert here.keys() == there.keys()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["a red car"],
+        ["a red car", "--image", STAR, "--pooling", "last"],
+        ["--image", STAR, "-i", "-"],
+        [],
+        ["-i", "gone.png"],
+        ["-i", PICTURES / "truth.json"],
+    ],
+)
+def test_embed_does_the_same(demo_service: Served, words: list[object]) -> None:
+    here = run("embed", *words, "-m", "demo", stdin=LIGHT.read_bytes())
+    there = run("embed", *words, "-m", "demo", "--server", demo_service.url, stdin=LIGHT.read_bytes())
+    assert there.returncode == here.returncode
+    assert len(there.stderr.splitlines()) == len(here.stderr.splitlines())
+    if here.returncode == 0:
+        ours, theirs = json.loads(here.stdout), json.loads(there.stdout)
+        assert len(theirs) == 160
+        assert theirs == pytest.approx(ours, abs=1e-6)  # ONNX Runtime adds in another order with other threads
+
+
+def test_what_an_embedding_from_a_service_does_not_take(demo_service: Served) -> None:
+    with vlm.connect(demo_service.url, thinking=True) as remote, pytest.raises(errors.OptionError, match="thinking"):
+        remote.embed([], "a")
+    with vlm.connect(demo_service.url, model="demo@loud") as remote, pytest.raises(errors.UnknownModelError):
+        remote.embed([], "a")
+
+
 def test_a_conversation_with_pictures_in_several_turns(demo_service: Served) -> None:
     lines = f"Describe the picture.\n/image {STAR}\nWhat colour is the star?\n/image gone.png\n".encode()
     here = run("chat", LIGHT, "-m", "demo", stdin=lines)
@@ -70,10 +100,31 @@ def test_without_a_model_named_it_says_which_one(demo_service: Served) -> None:
     [
         (["--model", "qwen2-vl-2b"], errors.UnknownModelError),
         (["--llm", "words"], errors.OptionError),
+        (["--encoder-cores", "0"], errors.OptionError),
+        (["--no-wait"], errors.OptionError),
     ],
 )
-def test_what_belongs_to_the_service(demo_service: Served, words: list[str], error: type[errors.RkvlmError]) -> None:
-    assert run("describe", STAR, "--server", demo_service.url, *words).returncode == error.exit_code
+@pytest.mark.parametrize("command", [["describe", STAR], ["chat"], ["embed", "a"], ["caption", STAR.parent]])
+def test_what_belongs_to_the_service(
+    demo_service: Served, command: list[object], words: list[str], error: type[errors.RkvlmError]
+) -> None:
+    done = run(*command, "--server", demo_service.url, *words)
+    assert done.returncode == error.exit_code
+    if error is errors.OptionError:
+        assert f"{words[0]} is the service's own affair" in done.stderr
+
+
+def test_a_picture_that_cannot_be_is_told_as_without_a_service(demo_service: Served, tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    for given in (tmp_path, tmp_path / "empty.jpg", "gone.png", "https://example.com/a.png", "/dev/zero"):
+        said = [
+            run("describe", given, *where).stderr.splitlines()[-1]
+            for where in (["-m", "demo"], ["--server", demo_service.url])
+        ]
+        assert said[0] == said[1]
+        assert str(given) in said[0]
+    with vlm.connect(demo_service.url) as remote, pytest.raises(errors.ImageError, match="got pixels, ndarray"):
+        remote.encode(np.zeros((8, 8, 3), np.uint8))
 
 
 def test_nobody_there() -> None:

@@ -94,6 +94,41 @@ def test_tools_there_and_back(client, knowing: Served) -> None:
     assert (second.message.content, second.finish_reason) == ("It is rain.", "stop")
 
 
+def called(*names: str) -> list[dict[str, object]]:
+    """A question, and the calls that the model answered it with."""
+    function = {"name": "weather", "arguments": '{"place": "Oslo"}'}
+    calls = [{"id": name, "type": "function", "function": function} for name in names]
+    return [{"role": "user", "content": "[call=weather]"}, {"role": "assistant", "content": "", "tool_calls": calls}]
+
+
+def result(name: str, content: str) -> dict[str, object]:
+    return {"role": "tool", "tool_call_id": name, "content": content}
+
+
+@pytest.mark.parametrize("results", [["one", "two"], ["two", "one"]])
+def test_what_tools_gave_is_put_in_the_order_of_the_calls(client, knowing: Served, results: list[str]) -> None:
+    """The stand-in tells the first result that its prompt has."""
+    messages = [*called("one", "two"), *(result(name, f"the result of {name}") for name in results)]
+    answer = client(knowing).chat.completions.create(model="qwen3-vl-2b", messages=messages, tools=[WEATHER])
+    assert answer.choices[0].message.content == "It is the result of one."
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ([*called("one"), result("other", "x")], "tool_call_id 'other' is of no call .* its calls: 'one'"),
+        ([*called("one"), result("one", "x"), *called("two"), result("one", "x")], "tool_call_id 'one' is of no call"),
+        ([*called("one", "two"), result("two", "x")], "Call 'one' has no message of role tool"),
+        ([*called("one"), result("one", "x"), result("one", "y")], "Call 'one' has more than one"),
+        ([*called("one"), {"role": "tool", "content": "x"}], "needs the tool_call_id"),
+    ],
+)
+def test_a_result_of_no_call_is_refused(client, knowing: Served, messages: list[dict[str, object]], said: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=said) as caught:
+        client(knowing).chat.completions.create(model="qwen3-vl-2b", messages=messages, tools=[WEATHER])
+    assert (caught.value.type, caught.value.code) == ("invalid_request_error", "PromptError")
+
+
 def test_tools_in_a_stream(client, knowing: Served) -> None:
     stream = client(knowing).chat.completions.create(
         model="qwen3-vl-2b", messages=[{"role": "user", "content": "[call=weather]"}], tools=[WEATHER], stream=True
@@ -116,8 +151,11 @@ def test_a_call_that_is_none_is_text(client, knowing: Served) -> None:
     [
         ({"tool_choice": "required"}, "tool_choice is auto or none"),
         ({"tools": [{"type": "retrieval"}]}, "tools"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "calls none"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "needs the tool_call_id"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "a"}]}, "tool_call_id 'a' is of no call"),
         ({"messages": [{"role": "user"}]}, "needs content"),
+        ({"messages": [{"role": "user", "content": [{"type": "audio"}]}]}, "messages.0.content.0: Input tag 'audio'"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content: Input should be a valid string"),
     ],
 )
 def test_what_is_wrong_with_tools_is_said(knowing: Served, more: dict[str, object], said: str) -> None:
@@ -214,5 +252,7 @@ def test_embeddings_of_pictures(demo_service: Served) -> None:
     answer = httpx.post(f"{demo_service.url}/v1/embeddings", json=body, timeout=60).json()
     one, same, other = (np.array(each["embedding"]) for each in answer["data"])
     assert one @ same > 0.99999 > one @ other
+    nothing = httpx.post(f"{demo_service.url}/v1/embeddings", json={"model": "demo", "input": []}).json()
+    assert nothing["error"]["message"].startswith("input: List should have at least 1 item")
     refused = httpx.post(f"{demo_service.url}/v1/embeddings", json={"model": "demo", "input": "a", "dimensions": 3})
     assert (refused.status_code, "dimensions" in refused.text) == (422, True) or refused.status_code == 400

@@ -36,9 +36,28 @@ def test_drop_a_picture_ask_and_ask_again(visit: Visit) -> None:
     ]
 
 
+def test_a_question_asked_before_the_server_has_said_what_it_has(visit: Visit) -> None:
+    me = visit()
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    me.page.route("**/v1/info", hold)
+    me.page.reload()
+    me.choose(HEARTS)
+    me.page.get_by_role("button", name="Describe the picture.").click()
+    expect(me.page.get_by_role("article")).to_have_count(0)
+    me.page.route("**/v1/info", lambda route: route.continue_())
+    while held:
+        held.pop().continue_()
+    expect(me.told).to_have_text(TRUTH[HEARTS])
+
+
 def test_the_figures_of_an_answer(visit: Visit) -> None:
     me = visit()
-    me.choose(STAR)
+    me.drop(picture(STAR) + b"asked about for the first time", "new.jpg", "image/jpeg")
+    expect(me.tiles).to_have_count(1)
     me.asked("What colour is the star?")
     legend = me.turn.get_by_role("figure").inner_text()
     for words in (
@@ -52,6 +71,10 @@ def test_the_figures_of_an_answer(visit: Visit) -> None:
     widths = [float(part.get_attribute("width") or 0) for part in me.turn.locator("rect").all()]
     assert len(widths) >= 3
     assert all(width > 0 for width in widths)
+    me.asked("How big is it?")
+    expect(me.turn.get_by_role("figure")).to_contain_text("Picture encoded before")
+    expect(me.turn.get_by_role("figure")).not_to_contain_text("Encode ")
+    expect(me.turn.locator("rect.encode")).to_have_count(0)
     figures = dict.fromkeys(("encode_ms", "ttft_ms", "prompt_tokens", "tokens", "tokens_per_second", "queue_ms"))
     done = json.dumps({"text": "It", "finish_reason": "length", **figures})
     me.page.route("**/v1/describe", streaming(f'event: token\ndata: {{"text": "It"}}\n\nevent: done\ndata: {done}\n\n'))

@@ -152,11 +152,13 @@ def test_sigterm_tells_those_who_wait(tmp_path: Path) -> None:
 def test_metrics(tmp_path: Path) -> None:
     with serve(*standin_words(tmp_path, "1.3.0")) as served:
         served.ready()
-        for _ in range(2):
-            assert served.ask("[id=a][tokens=4]", STAR).status_code == 200
+        took = [served.ask("[id=a][tokens=4]", STAR).json()["encode_ms"] for _ in range(2)]
         text = served.get("/metrics").text
     figures = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert float(figures["vlm_cache_hits_total"]) == float(figures["vlm_cache_misses_total"]) == 1
+    assert took[0] > 0
+    assert took[1] is None  # the embedding was kept
+    assert float(figures["vlm_encode_ms_count"]) == 1
     assert float(figures['vlm_requests_total{route="/v1/describe",status="200"}']) == 2
     assert float(figures["vlm_tokens_total"]) == 8
     assert float(figures["vlm_ttft_ms_count"]) == float(figures["vlm_queue_ms_count"]) == 2
@@ -166,7 +168,7 @@ def test_metrics(tmp_path: Path) -> None:
 
 def test_the_log_holds_no_question_unless_asked(tmp_path: Path) -> None:
     for more, there in (([], False), (["--log-content"], True)):
-        with serve("--model", "demo", *more) as served:
+        with serve("-m", "demo", *more) as served:
             served.ready()
             assert served.ask("What colour is the star, Zaphod?", STAR).status_code == 200
             served.end()

@@ -63,6 +63,8 @@ def root_of(paths: Sequence[Path], out: Path | None = None) -> Path:
     for path in paths:
         if not path.exists():
             raise FolderError(f"There is no file or folder {str(path)!r}.")
+        if not (path.is_dir() or path.is_file()):
+            raise FolderError(f"{str(path)!r} is neither a folder nor a regular file; give the picture's own file.")
     places = [Path(os.path.abspath(path if path.is_dir() else path.parent)) for path in paths]
     common = Path(os.path.commonpath(places))
     if out is None:

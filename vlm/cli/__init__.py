@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -11,6 +12,9 @@ import typer
 from vlm import __version__
 from vlm.cli import bench, caption, chat, convert, describe, doctor, embed, freq, models, npu, pull, serve
 from vlm.errors import RkvlmError
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
+"""Errors that say of the output that it can take no more."""
 
 app = typer.Typer(
     help="Ask questions about pictures on Rockchip NPUs, and on any PC in the same words.",
@@ -57,7 +61,18 @@ def common(
 def main() -> None:
     """Run the command line; the exit code of an error is its class's."""
     try:
-        app()
-    except RkvlmError as exc:
-        print(f"vlm: {exc}", file=sys.stderr)
-        sys.exit(exc.exit_code)
+        try:
+            app()
+        except RkvlmError as exc:
+            print(f"vlm: {exc}", file=sys.stderr)
+            sys.exit(exc.exit_code)
+        finally:
+            if sys.stdout is not None:  # as where it was closed
+                sys.stdout.flush()
+    except OSError as exc:
+        if exc.errno not in UNWRITABLE:
+            raise
+        if exc.errno != errno.EPIPE:  # who stops reading knows
+            print(f"vlm: The output cannot be written: {exc.strerror}.", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left must not fail a second time
+        sys.exit(1)

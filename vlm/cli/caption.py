@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -78,7 +78,7 @@ def caption(
     task = Task(
         root=root,
         pictures=find_pictures(paths, root, checked(Choice, choice)),
-        model=_model_name(where),
+        model=_model_name(where, cores),
         prompts=_prompts(prompt or (), prompt_file or ()),
         options=options,
         asked_of={name: os.path.basename(path) for name, path in (("encoder", encoder), ("llm", llm)) if path},
@@ -109,13 +109,13 @@ def caption(
         raise typer.Exit(FAILED + min(failed, MOST))
 
 
-def _model_name(where: Where) -> str:
+def _model_name(where: Where, cores: Collection[str]) -> str:
     """The name of the model that will answer, which is not opened for that. Raises RkvlmError."""
     import vlm
 
     if where.server is None:
         return vlm.model_name(where.model)
-    where.leave_to_service()
+    where.leave_to_service(cores)
     with vlm.connect(where.server, api_key=where.api_key, model=where.model) as remote:
         return remote.name
 

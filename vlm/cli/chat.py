@@ -201,7 +201,7 @@ def _figures(turn: Turn, answer: Answer | None) -> str:
         f"{answer.tokens} tokens" if answer.tokens is not None else "",
         f"{rate:.1f} tokens/s" if rate is not None else "",
         f"first text after {first:.0f} ms" if first is not None else "",
-        f"pictures encoded in {encode_ms:.0f} ms" if encode_ms else "",
+        f"pictures encoded in {encode_ms:.0f} ms" if round(encode_ms) else "",  # less is only finding one kept
     ]
     return ", ".join(filter(None, parts))
 

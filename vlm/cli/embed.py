@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-import vlm
-from vlm.cli.options import Encoder, Library, Llm, Lora, Model, Release, takes
+from vlm.cli.opening import Where, opened
+from vlm.cli.options import ApiKey, Encoder, Library, Llm, Lora, Model, Release, Server, takes
 from vlm.cli.output import answers_only
 from vlm.errors import OptionError
-from vlm.options import NpuOptions, Pooling, adapter_file
+from vlm.options import NpuOptions, Pooling
 
 
 @takes(NpuOptions, into="options")
@@ -32,6 +32,8 @@ def embed(
     library: Library = None,
     release: Release = None,
     lora: Lora = None,
+    server: Server = None,
+    api_key: ApiKey = None,
     options: dict[str, Any],
 ) -> None:
     """Print an embedding from the language model's last hidden layer: a JSON array of numbers, of length 1 together.
@@ -41,9 +43,8 @@ def embed(
     if not text and not image:
         raise OptionError("There is nothing to embed; give a text, or a picture with --image.")
     sources = [sys.stdin.buffer.read() if name == "-" else name for name in image or ()]
-    if lora:
-        options |= {"settings": {"lora": [lora]}, "adapter": adapter_file(lora).name}
-    options |= {"encoder": encoder, "llm": llm, "library": library, "release": release}
-    with answers_only(), vlm.load(model, pictures=bool(sources), **options) as loaded:
-        numbers = loaded.embed(sources, text, pooling=pooling)
+    pictures = bool(sources or server)
+    where = Where(model, encoder, llm, library, release, server, api_key, pictures=pictures, lora=lora)
+    with answers_only(), opened(where, options) as vlm:
+        numbers = vlm.embed(sources, text, pooling=pooling)
         print(json.dumps([float(f"{number:.7g}") for number in numbers.tolist()]))

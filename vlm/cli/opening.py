@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlm.errors import OptionError
-from vlm.options import adapter_file
+from vlm.options import NpuOptions, adapter_file
 
 if TYPE_CHECKING:
     from vlm import VLM, RemoteVLM
@@ -29,9 +29,10 @@ class Where:
     pictures: bool = True
     lora: str | None = None
 
-    def leave_to_service(self) -> None:
+    def leave_to_service(self, options: Collection[str]) -> None:
         """Raise OptionError where something was said that is a service's own affair."""
         own = [name for name in ("encoder", "llm", "library", "release", "lora") if getattr(self, name)]
+        own += [name.replace("_", "-") for name in NpuOptions.model_fields if name in options]
         if own or not self.pictures:
             raise OptionError(f"--{own[0] if own else 'no-pictures'} is the service's own affair; leave it out.")
 
@@ -46,7 +47,7 @@ def opened(where: Where, options: dict[str, Any]) -> Iterator[VLM | RemoteVLM]:
         # The one adapter that is named is the one to answer with.
         options = {"adapter": adapter_file(where.lora).name, **options, "settings": {"lora": [where.lora]}}
     if where.server:
-        where.leave_to_service()
+        where.leave_to_service(options)
         model = vlm.connect(where.server, api_key=where.api_key, model=where.model, **options)
     else:
         model = vlm.load(

@@ -83,6 +83,7 @@ def _parameter(name: str, field: Any, heading: str | None, show_defaults: bool) 
     negative = f"/--no-{words}" if kind is bool and not words.startswith("no-") else ""
     option = typer.Option(
         f"--{words}{negative}",
+        *(["-m"] if name == "model" else []),  # as every command has it
         help=f"{field.description}",
         show_default=str(field.default) if show_defaults and field.default is not None else False,
         rich_help_panel=heading,

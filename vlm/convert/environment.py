@@ -6,6 +6,7 @@ dependencies beside those below, which were tried with it. The vendor's wheels e
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -136,29 +138,61 @@ def setup(
 
     python: the interpreter to make it with, CPython 3.10 to 3.12; None takes this one, or finds one. torch: what pip is
     to install as PyTorch, by default a CPU-only build. torch_index: address of a package index that has it, besides
-    those that pip is configured for. say: told each step. Raises ConverterError, and OptionError for a wrong python.
+    those that pip is configured for. say: told each step. Another process that is at it is waited for. Raises
+    ConverterError, and OptionError for a wrong python.
     """
     directory = _place(directory)
-    try:
-        return open_converter(directory)
-    except ConverterError:
-        pass
+    ready = _ready(directory)
+    if ready is not None:
+        return ready
     machine = platform.machine()
     if sys.platform != "linux" or machine not in TORCH:
         raise ConverterError(
             f"rknn-toolkit2 runs on Linux on {' and '.join(TORCH)} only; this is {sys.platform} on {machine}. "
             "Convert on a PC, and copy the .rknn files to the board."
         )
+    with _alone(directory, say):
+        # Whoever was waited for has made it, or left off somewhere.
+        return _ready(directory) or _complete(directory, python, torch or TORCH[machine], torch_index, say)
+
+
+def _ready(directory: Path) -> Converter | None:
+    try:
+        return open_converter(directory)
+    except ConverterError:
+        return None
+
+
+@contextmanager
+def _alone(directory: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Keep other processes from working on a directory, once those that do have ended."""
+    with ExitStack() as held:
+        try:
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context(directory.with_name(f".{directory.name}.lock").open("w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say("waiting for another process, which makes this converter")
+                fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as exc:
+            raise ConverterError(f"{directory} cannot be made: {exc.strerror}.") from exc
+        yield
+
+
+def _complete(
+    directory: Path, python: str | None, torch: str, torch_index: str | None, say: Callable[[str], None]
+) -> Converter:
+    """Do what is left to do."""
     _make(directory, python, say)
     log = directory / LOG
     log.unlink(missing_ok=True)
     say("PyTorch, CPU only (about 200 MB to load)")
-    wanted = torch or TORCH[machine]
     extra = ["--extra-index-url", torch_index] if torch_index else []
     try:
-        _pip(directory, [*extra, wanted], log)
+        _pip(directory, [*extra, torch], log)
     except ConverterError as exc:
-        raise ConverterError(f"{exc} {_torch_advice(wanted)}") from None
+        raise ConverterError(f"{exc} {_torch_advice(torch)}") from None
     say("what rknn-toolkit2 needs (about 150 MB)")
     _pip(directory, REQUIREMENTS, log)
     say("rknn-toolkit2 (about 40 MB)")
@@ -203,7 +237,6 @@ def _make(directory: Path, python: str | None, say: Callable[[str], None]) -> No
     chosen = _choose_python(python)
     say(f"an environment for {chosen}")
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
         command = [chosen, "-m", "venv", "--prompt", PROMPT, str(directory)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as exc:

@@ -97,6 +97,10 @@ class Outbox:
                 os._exit(1)
 
 
+class _Cancelled(Exception):
+    """Nobody wants the answer any more."""
+
+
 class Job:
     """One question's thread."""
 
@@ -117,6 +121,8 @@ class Job:
         figures, fault, fatal = None, None, False
         try:
             figures = self._answer()
+        except _Cancelled:
+            pass
         except MemoryError:
             error = EngineCrashedError("The model's process ran out of memory with this question; it is restarted.")
             fault, fatal = to_fault(error), True
@@ -128,20 +134,23 @@ class Job:
             fault = to_fault(exc)
         self._outbox.put(Ended(self._ask.id, figures, fault, _cache(self._model), fatal))
 
-    def _answer(self) -> Figures | None:
+    def _check_wanted(self) -> None:
+        if self._cancelled:
+            raise _Cancelled
+
+    def _answer(self) -> Figures:
         number, options = self._ask.id, self._ask.options
         unknown = sorted(options.keys() - RunOptions.model_fields.keys())
         if unknown:
             raise OptionError(f"Option {unknown[0]} is not known. Known: {', '.join(RunOptions.model_fields)}.")
         messages = [_message(turn) for turn in self._ask.turns]
-        if self._cancelled:
-            return None
+        self._check_wanted()
         if self._ask.embed is not None:
             return self._embedding(self._ask.embed)
-        with self._model.chat_stream(messages, tools=self._ask.tools, **options) as stream:
+        check = self._check_wanted
+        with self._model.chat_stream(messages, tools=self._ask.tools, check=check, **options) as stream:
             self._stream = stream
-            if self._cancelled:
-                return None
+            self._check_wanted()
             self._outbox.put(Begun(number))
             for piece in stream:
                 self._outbox.tell(number, piece)
@@ -162,7 +171,13 @@ class Job:
         images = [part.data for part in content if isinstance(part, ImagePart)]
         text = "".join(part.text for part in content if isinstance(part, TextPart))
         self._outbox.put(Begun(self._ask.id))
-        made = self._model.embed(images, text, pooling=pooling, **self._ask.options)  # type: ignore[arg-type]
+        made = self._model.embed(
+            images,
+            text,
+            pooling=pooling,  # type: ignore[arg-type]
+            check=self._check_wanted,
+            **self._ask.options,
+        )
         return Figures("stop", None, None, None, None, None, embedding=tuple(made.tolist()))
 
 

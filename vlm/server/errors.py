@@ -84,9 +84,13 @@ def _headers(error: RkvlmError) -> dict[str, str]:
 
 
 def _first(error: RequestValidationError) -> str:
-    """What is wrong with a body, in one sentence: where, and what was expected."""
-    details = error.errors()[0]
-    place = ".".join(str(step) for step in details["loc"] if step != "body")
+    """What is wrong with a body, in one sentence: where, and what was expected.
+
+    Where a field may be of several kinds, each says what it misses: the one that the value comes nearest to counts.
+    """
+    details = max(error.errors(), key=lambda one: (len(one["loc"]), not one["type"].endswith("_type")))
+    steps = map(str, details["loc"])
+    place = ".".join(step for step in steps if step not in ("body", "str") and "[" not in step)
     if details["type"] == "json_invalid":
         return f"The body is not JSON: {details['ctx']['error']}."
     if details["type"] == "missing" and not place:

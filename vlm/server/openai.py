@@ -26,7 +26,7 @@ from vlm.server.errors import Problem, problem
 from vlm.server.images import from_url
 from vlm.server.sampling import with_sampling
 from vlm.server.service import Service, service_of
-from vlm.server.tools import Called, Tool, call_of, calls_json, offered
+from vlm.server.tools import Called, Tool, call_of, calls_json, in_order, offered
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -198,7 +198,7 @@ async def model(name: str, request: Request) -> dict[str, Any]:
 
 async def chat_question(body: ChatRequest, service: Service) -> Question:
     """The question that a request asks. Raises RequestError, ImageError."""
-    turns = [await turn_of(message, service) for message in body.messages]
+    turns = [await turn_of(message, service) for message in in_order(body.messages)]
     most = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     options = _options(body, most, service)
     if body.reasoning_effort is not None:

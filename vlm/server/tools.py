@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from vlm import ToolCall
 from vlm.errors import OptionError, PromptError
+
+if TYPE_CHECKING:
+    from vlm.server.openai import ChatMessage
 
 
 class Function(BaseModel):
@@ -59,6 +64,38 @@ def call_of(called: Called) -> ToolCall:
     if not isinstance(arguments, dict):
         raise PromptError(f"The arguments of call {called.id!r:.60} are a JSON object; got {arguments!r:.100}.")
     return ToolCall(called.function.name, arguments)
+
+
+def in_order(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """The messages, what tools gave in the order of the calls: a prompt has no ids, and tells them by their places.
+
+    Raises PromptError for a result of no call in the message before, and where some calls have one and others none.
+    """
+    ordered: list[ChatMessage] = []
+    for from_tools, group in groupby(messages, lambda message: message.role == "tool"):
+        if from_tools:
+            calls = ordered[-1].tool_calls if ordered else None
+            ordered += _results([call.id for call in calls or ()], list(group))
+        else:
+            ordered += group
+    return ordered
+
+
+def _results(calls: list[str], results: list[ChatMessage]) -> list[ChatMessage]:
+    given = [result.tool_call_id or "" for result in results]
+    if "" in given:
+        raise PromptError("A tool's message needs the tool_call_id of the call that it answers.")
+    for name in given:
+        if name not in calls:
+            known = ", ".join(map(repr, calls)) or "none"
+            raise PromptError(
+                f"tool_call_id {name!r:.100} is of no call in the assistant's message before; its calls: {known:.300}."
+            )
+    missing, twice = Counter(calls) - Counter(given), Counter(given) - Counter(calls)
+    if missing or twice:
+        name, how = (next(iter(missing)), "has no") if missing else (next(iter(twice)), "has more than one")
+        raise PromptError(f"Call {name!r:.100} {how} message of role tool; each call needs one.")
+    return sorted(results, key=lambda result: calls.index(result.tool_call_id or ""))
 
 
 def calls_json(calls: Sequence[ToolCall], *, numbered: bool = False) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ function partsOf({ queue_ms: queue, encode_ms: encode, ttft_ms: first, told_ms: 
 
 function remarks({ encode_ms: encode, tokens, tokens_per_second: rate }, pictures) {
   const words = [];
-  if (pictures && encode === null) words.push("Picture encoded before");
+  if (pictures && encode === null) words.push(pictures > 1 ? "Pictures encoded before" : "Picture encoded before");
   const speed = rate ? `, ${rate < 10 ? rate.toFixed(1) : Math.round(rate)} a second` : "";
   if (tokens) words.push(`${tokens} tokens${speed}`);
   return words;

@@ -109,8 +109,9 @@ const room = () => !server || conversation.pictures.length < server.limits.image
 const description = () => ["", "Describe the picture."][conversation.pictures.length] ?? "Describe the pictures.";
 
 async function ask(question) {
+  if (!server?.model) await meetAgain();
   if (running) return notice("An answer is being told. Stop it with Esc, or wait.");
-  if (!server?.model) return meetAgain();
+  if (!server?.model) return; // the notice says why
   running = new AbortController();
   if (find("#prompt").value === question) write("");
   await adding;
@@ -135,8 +136,15 @@ async function answer(turn, question) {
     const request = { pictures: asked.pictures, question, history: history(asked), key: key(), signal: running.signal };
     for await (const { event, data } of service.ask(request)) {
       if (event === "queued") turn.wait(data.position ? `In line, place ${data.position}` : "Looking");
+      if (event === "thought") {
+        if (first === null) {
+          turn.wait("Thinking");
+          announcer.say("Thinking.");
+        }
+        turn.think(data.text);
+      }
+      if (event === "thought" || event === "token") first ??= performance.now();
       if (event === "token") {
-        first ??= performance.now();
         turn.tell(data.text);
         announcer.tell(data.text);
       }
@@ -203,6 +211,7 @@ async function reopen(kept) {
   conversation = { ...kept, pictures: opened };
   for (const { question, answer: told, figures } of kept.turns) {
     const turn = new talk.Turn(question);
+    turn.think(figures.reasoning ?? "");
     turn.tell(told);
     turn.finish(figures, opened.length);
   }

@@ -6,16 +6,19 @@ import { find, icon, make } from "./dom.js";
 /** One question and its answer on the page. */
 export class Turn {
   #pending = "";
+  #thought = "";
   #frame = 0;
 
   constructor(question) {
     this.told = make("p", { className: "told", dir: "auto" });
     this.progress = make("p", { className: "progress" });
+    this.thoughts = make("p", { dir: "auto" });
+    this.thinking = make("details", { className: "thoughts", hidden: true }, make("summary", {}, "Thoughts"), this.thoughts);
     this.element = make(
       "article",
       { className: "turn" },
       make("h3", { className: "question", dir: "auto" }, question),
-      make("div", { className: "answer" }, this.told, this.progress),
+      make("div", { className: "answer" }, this.thinking, this.told, this.progress),
     );
     find("#turns").append(this.element);
     toEnd();
@@ -34,14 +37,21 @@ export class Turn {
     this.#frame ||= requestAnimationFrame(() => this.#show());
   }
 
+  /** More of what the model thinks before it answers: folded away above the answer, and no part of it. */
+  think(text) {
+    this.#thought += text;
+    this.#frame ||= requestAnimationFrame(() => this.#show());
+  }
+
   #show() {
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;
     const stay = atEnd();
-    this.progress.replaceChildren();
-    this.told.append(this.#pending);
-    this.told.normalize();
-    this.#pending = "";
+    if (this.#pending) this.progress.replaceChildren();
+    add(this.told, this.#pending);
+    add(this.thoughts, this.#thought);
+    this.thinking.hidden = !this.thoughts.textContent.trim();
+    this.#pending = this.#thought = "";
     if (stay) toEnd();
   }
 
@@ -54,7 +64,9 @@ export class Turn {
     this.#show();
     const stay = atEnd();
     const why = { stopped: "Stopped.", length: "Ended at the longest answer allowed." }[figures.finish_reason];
-    if (why) this.progress.replaceChildren(why);
+    this.progress.replaceChildren();
+    if (why) this.progress.append(why);
+    this.thinking.open ||= !this.text; // where there is nothing else to read
     if (this.text) this.element.append(make("div", { className: "after" }, chart(figures, pictures), copyButton(this)));
     if (stay) toEnd();
   }
@@ -72,6 +84,12 @@ export class Turn {
   remove() {
     this.element.remove();
   }
+}
+
+/** Add to an element's text, and keep it one node. */
+function add(element, text) {
+  element.append(text);
+  element.normalize();
 }
 
 /** Whether something was asked, answered or not. */
