@@ -155,8 +155,27 @@ def test_models_lists_the_profiles() -> None:
     unproven = {row["name"]: row["unproven"] for row in rows}
     assert (unproven["demo"], unproven["internvl2-2b"]) == ([], ["control", "encoder.width"])
     assert "Unproven" in done.stdout
+    assert "no files" in done.stdout
     assert "  internvl2-2b: control, encoder.width\n" in done.stdout
     assert "  demo:" not in done.stdout
+
+
+def test_models_says_all_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    done = vlm("models", "qwen3-vl-2b")
+    assert done.returncode == 0
+    said = {line[:19].strip(): line[19:].strip() for line in done.stdout.splitlines()}
+    assert said["a picture"] == "448 x 448 pixels, 196 tokens"
+    assert "looked for vision_encoder.onnx" in said["encoder"]
+    assert "ONNX files, config.json among them, *{soc}*.rkllm" in said["language model"]
+    assert "with overlap" in said["on rk3588"]
+    assert "in turn" in said["on rv1126b"]
+    assert "encoder.outputs" in said["unproven"]
+    assert "benchmark.md" in said["encoder.tokens"]
+    assert str(ROOT / "samples") in vlm("models", "demo").stdout
+    assert json.loads(vlm("models", "demo", "--json").stdout)[0]["tokens"] == 49
+    done = vlm("models", "nothing-2b")
+    assert (done.returncode, "There is no profile" in done.stderr) == (5, True)
 
 
 def test_version_and_help() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 import vlm
 from vlm.errors import CorePlanError, OptionError, ProfileError
-from vlm.npu import COMPATIBLE, MASKS, SOCS, choose_soc, find_soc, make_plan
+from vlm.npu import COMPATIBLE, MASKS, SOCS, Soc, advice, choose_soc, find_soc, make_plan
 from vlm.options import CoreOptions
 
 
@@ -36,6 +37,16 @@ def test_a_soc_is_told_from_its_device_tree(tmp_path: Path, compatible: bytes, n
     soc = find_soc(tmp_path)
     assert soc is not None
     assert (soc.name, soc.llm_domain) == (name, domain)
+
+
+@pytest.mark.parametrize("soc", SOCS.values(), ids=SOCS)
+def test_the_advice_for_a_soc_is_a_plan_that_it_takes(soc: Soc) -> None:
+    words = re.search(r"llm_cores (\d), encoder_cores (\d), with overlap", advice(soc))
+    assert (words is None) == (soc.npu_cores == 1)
+    if words:
+        options = CoreOptions(llm_cores=int(words[1]), encoder_cores=words[2], overlap=True)
+        plan = make_plan(soc, [("advice", options)])
+        assert {*plan.encoder, *(plan.llm or ())} == set(soc.cores)
 
 
 @pytest.mark.parametrize("compatible", [b"", b"raspberrypi,4-model-b\0brcm,bcm2711\0", b"rockchip,rk3399\0", b"\xff\0"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from vlm.errors import EncoderFileError, FileChoiceError, ModelLoadError, ProfileError
-from vlm.npu import find_soc
+from vlm.npu import SOCS, advice, find_soc
 from vlm.profile import FilePart, Profile, Side, list_profiles, load_profile
 from vlm.resources import demo_dir
 from vlm.settings import Settings, load_settings
@@ -69,20 +70,26 @@ def find_profile(model: str | Path | None, settings: Settings) -> tuple[Profile,
 class ModelInfo:
     """A profile, and which of its files are on this machine.
 
-    directory: where they are looked for. encoder, llm: where they are, or None. wanted: for each of the two, the names
-    it may have there. unproven: the profile's keys whose value was inferred, or read for a sister model only. hub: the
-    repository that `vlm pull` fetches it from, or None.
+    min_release: the first RKLLM release that runs it. pixels: width and height of the encoder's input. tokens: what one
+    image becomes. directory: where the files are looked for. encoder, llm: where they are, or None. wanted: for each of
+    the two, the names it may have there. unproven: the profile's keys whose value was inferred, or read for a sister
+    model only. sources: for each key, where its value was read. hub: the repository that `vlm pull` fetches it from, or
+    None. cores: for each SoC, which NPU cores to use.
     """
 
     name: str
     description: str
     min_release: str
+    pixels: tuple[int, int]
+    tokens: int
     directory: Path
     encoder: Path | None
     llm: Path | None
     wanted: dict[str, list[str]]
     unproven: tuple[str, ...]
-    hub: str | None = None
+    sources: Mapping[str, str]
+    hub: str | None
+    cores: Mapping[str, str]
 
     @property
     def ready(self) -> bool:
@@ -90,12 +97,14 @@ class ModelInfo:
         return self.encoder is not None and self.llm is not None
 
 
-def models() -> list[ModelInfo]:
-    """List the profiles that ship with rkvlm, and what each needs to run on this machine.
+def models(model: str | Path | None = None) -> list[ModelInfo]:
+    """List the profiles that ship with rkvlm, and what each needs to run on this machine; with `model`, that one alone.
 
-    Raises ProfileError when a profile is wrong, OptionError when a setting is.
+    model: as for `locate`. Raises ProfileError when a profile is wrong or unknown, OptionError when a setting is.
     """
     settings = load_settings()
+    if model is not None:
+        return [_info(*find_profile(model, settings))]
     return [_info(profile, home(profile, settings)) for profile in list_profiles()]
 
 
@@ -116,9 +125,21 @@ def _info(profile: Profile, directory: Path) -> ModelInfo:
             found[part] = None
     sides = [keys for keys in (profile.files.host, profile.files.board) if keys is not None]
     wanted: dict[str, list[str]] = {part: [name for keys in sides for name in getattr(keys, part)] for part in PARTS}
-    about = (profile.name, profile.description, profile.min_release)
-    repo = profile.hub.repo if profile.hub else None
-    return ModelInfo(*about, directory, found["encoder"], found["llm"], wanted, profile.unproven, repo)
+    return ModelInfo(
+        profile.name,
+        profile.description,
+        profile.min_release,
+        (profile.encoder.width_px, profile.encoder.height),
+        profile.encoder.tokens,
+        directory,
+        found["encoder"],
+        found["llm"],
+        wanted,
+        profile.unproven,
+        profile.sources,
+        profile.hub.repo if profile.hub else None,
+        {name: advice(soc) for name, soc in SOCS.items()},
+    )
 
 
 def _profile_of(model: str | Path, settings: Settings) -> tuple[Profile, Path]:

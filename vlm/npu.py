@@ -55,6 +55,17 @@ SOCS = {
 }
 
 
+def advice(soc: Soc) -> str:
+    """How many NPU cores to convert a language model for, and which to give to the encoder beside it, in words."""
+    if soc.npu_cores == 1:
+        return "one core, which encoder and language model have in turn"
+    llm = soc.npu_cores - 1
+    return (
+        f"llm_cores {soc.npu_cores} (as converted), encoder on all, in turn; or llm_cores {llm}, encoder_cores {llm}, "
+        "with overlap"
+    )
+
+
 def find_soc(root: Path = Path("/")) -> Soc | None:
     """The SoC of this machine from its device tree, or None on any other machine. root: where /proc is."""
     try:
