@@ -274,7 +274,11 @@ class Supervisor:
         if not opened and (wrong_from_the_start or self._failed_starts >= self._limits.starts):
             tries = f", {self._failed_starts} times in a row" if self._failed_starts > 1 else ""
             self._fail(
-                to_error(self._refusal) if self._refusal else EngineFailedError(f"The model's process {text}{tries}.")
+                to_error(self._refusal)
+                if self._refusal
+                else EngineFailedError(
+                    f"The model's process {text}{tries}. The log has what it said; `vlm doctor` looks at this machine."
+                )
             )
             if self.facts is None:
                 return False  # what was open once may come back: a disk, memory that others took

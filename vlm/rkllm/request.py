@@ -171,8 +171,9 @@ def check_context(request: Request, max_new_tokens: int, max_context_len: int | 
         parts.append(request.images.shape[0] * request.images.shape[1])
     used = sum(parts)
     if max_context_len is not None and used + max_new_tokens >= max_context_len:
+        given = f"{used} tokens of input and " if used else "Text and "  # whose tokens the runtime alone can count
         raise ContextTooLongError(
-            f"{used} tokens of input and {max_new_tokens} new tokens do not fit a context of {max_context_len}. "
+            f"{given}{max_new_tokens} new tokens do not fit a context of {max_context_len}. "
             "Ask for fewer new tokens or images, or open the model with a longer context."
         )
 
