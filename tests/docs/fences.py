@@ -69,6 +69,16 @@ class Fence:
         return any(line.startswith("vlm serve") and "--new-key" not in line for line in self.commands)
 
     @property
+    def converts(self) -> bool:
+        """It wants the vendor's converter, and a model of its authors."""
+        return any(line.startswith("vlm convert") for line in self.commands)
+
+    @property
+    def exports(self) -> bool:
+        """It makes a model's ONNX files itself."""
+        return any(line.startswith(("vlm convert export", "vlm convert host")) for line in self.commands)
+
+    @property
     def slow(self) -> bool:
         return any(line.startswith(SLOW) for line in self.commands)
 

@@ -93,7 +93,9 @@ def run_worker(
     # What the toolkit leaves uninitialised in the file that it writes is old memory of its process; so it is zeros.
     environment = {**os.environ, "MALLOC_PERTURB_": "255"}
     with printed.open("wb") as output:
-        command = [str(python), "-I", str(worker), str(job_file)]
+        # A path is this process's own, while a bare name is looked for on the PATH; symbolic links make environments.
+        program = python.absolute() if len(python.parts) > 1 else python
+        command = [str(program), "-I", str(worker), str(job_file)]
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder, env=environment, check=False
         )
