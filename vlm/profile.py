@@ -272,7 +272,8 @@ class Profile(_Table):
         root = Path(directory)
         if not root.is_dir():
             raise ProfileError(f"The model directory {root} of {self.name} is not there, or is not a directory.")
-        wanted = [_with_soc(pattern, soc) for pattern in (keys.encoder if part == "encoder" else keys.llm)]
+        patterns = keys.encoder if part == "encoder" else keys.llm
+        wanted = list(dict.fromkeys(_with_soc(pattern, soc) for pattern in patterns))
         for pattern in wanted:
             found = _directory(root / pattern) if part == "llm" and side == "host" else sorted(root.glob(pattern))
             if len(found) > 1:
