@@ -85,6 +85,12 @@ def test_the_files_of_a_pc() -> None:
     assert ", ".join(f"`{suffix}`" for suffix in SUFFIXES if suffix) in " ".join(MODELS.split())
 
 
+def test_what_can_be_exported() -> None:
+    listed = re.search(r"`model_type` in `config.json` is ([^(]*)\(", " ".join(CONVERSION.split()))
+    assert listed is not None
+    assert set(re.findall(r"`(\w+)`", listed[1])) == set(FAMILIES)
+
+
 def test_what_each_soc_takes() -> None:
     told = {cells[0].strip("`"): cells[1:3] for cells in rows(CONVERSION, "SoC")}
     assert told == {
