@@ -383,6 +383,18 @@ def test_a_file_that_the_toolkit_names_otherwise(
         convert_llm(LlmJob(tmp_path / "older.rkllm", tmp_path / "b.rkllm"), python)
 
 
+def test_what_the_toolkit_writes_beside_the_model_is_kept(
+    model: Path, python: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RKLLM_STANDIN", "lora")
+    words = ["--model-lora", tmp_path / "lora", "--python", python]
+    code, told, _ = run("convert", "llm", model, "--out", tmp_path / "made" / "calm.rkllm", *words)
+    assert code == 0
+    written = {file.name: file.read_bytes() for file in (tmp_path / "made").iterdir()}
+    assert written == {"calm.rkllm": b"RKLLM exported", "calm_lora.rkllm": b"RKLLM adapter"}
+    assert "calm_lora.rkllm: 0.00 MB" in told
+
+
 def test_an_installed_toolkit_that_does_not_work(model: Path, python: Path, tmp_path: Path) -> None:
     other = tmp_path / "broken"
     interpreter, packages = environment(other)

@@ -199,7 +199,8 @@ def llm(
         print(f"{prompt}\n-> {reply}")
     if done.perplexity is not None:
         print(f"perplexity on {text}: {done.perplexity:.3f}")
-    print(f"{done.file}: {done.file.stat().st_size / 1e6:.2f} MB, by rkllm-toolkit {done.toolkit}")
+    for file in (done.file, *done.beside):
+        print(f"{file}: {file.stat().st_size / 1e6:.2f} MB, by rkllm-toolkit {done.toolkit}")
 
 
 @app.command()
