@@ -267,6 +267,8 @@ def test_model_files_that_are_not_there(tmp_path: Path) -> None:
     profile = load_profile("qwen2-vl-2b")
     with pytest.raises(ProfileError, match=r"has no llm for qwen2-vl-2b; looked for \*rk3588\*\.rkllm, \*\.rkllm"):
         profile.find_file(tmp_path, "llm", "board", soc="rk3588")
+    with pytest.raises(ProfileError, match=r"looked for \*vision\*\.rknn, \*\.rknn\. Say"):  # of any SoC
+        profile.find_file(tmp_path, "encoder", "board")
     with pytest.raises(ProfileError, match=r"no model directory .*`vlm pull qwen2-vl-2b` fetches it\..*VLM_MODELS_DIR"):
         profile.find_file(tmp_path / "none", "llm", "host")
     with pytest.raises(ProfileError, match=r"names no files for the board; add \[files\.board\]"):

@@ -134,7 +134,8 @@ class Profile(Table):
                 f"There is no model directory {root} for {self.name}: {how}. VLM_MODELS_DIR names another place for "
                 "models, --encoder and --llm name files of your own."
             )
-        wanted = [_with_soc(pattern, soc) for pattern in (keys.encoder if part == "encoder" else keys.llm)]
+        patterns = keys.encoder if part == "encoder" else keys.llm
+        wanted = list(dict.fromkeys(_with_soc(pattern, soc) for pattern in patterns))
         for pattern in wanted:
             found = _directory(root / pattern) if part == "llm" and side == "host" else sorted(root.glob(pattern))
             if len(found) > 1:

@@ -1,4 +1,4 @@
-"""What the tests of the converter share: a real one, one made of stand-in wheels, the command line in this process."""
+"""What the tests of the converter share: one made of stand-in wheels, the command line in this process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import wheels
 
 from vlm.cli import main
 from vlm.convert.environment import Converter, setup
-from vlm.errors import ConverterError
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -46,18 +45,6 @@ def converter(wheel_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> C
         for name, value in pip_settings(wheel_folder).items():
             patch.setenv(name, value)
         return setup(tmp_path_factory.mktemp("converter") / "made", torch="torch==2.13.0+cpu")
-
-
-@pytest.fixture(scope="session")
-def real_converter() -> Converter:
-    """rknn-toolkit2 itself, kept between runs outside the checkout; making it loads 400 MB the first time."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    try:
-        return setup(base / "rkvlm-tests" / "converter")
-    except ConverterError as exc:
-        if os.environ.get("RKVLM_CONVERTER") == "required":
-            raise
-        pytest.skip(f"the converter cannot be had here, so that nothing was built with it: {exc}")
 
 
 @pytest.fixture

@@ -80,6 +80,9 @@ class RKLLM:
         if MODE not in ("empty", "export_rkllm"):
             with open(export_path + (".rkllm" if MODE == "suffix" else ""), "wb") as file:
                 file.write(b"RKLLM exported")
+        if MODE == "lora":
+            with open(export_path.replace(".rkllm", "_lora.rkllm"), "wb") as file:
+                file.write(b"RKLLM adapter")
         return code
 
     def update_rkllm(self, model):

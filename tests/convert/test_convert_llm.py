@@ -146,6 +146,21 @@ def test_what_is_not_given_fits_the_soc(target: str, model: Path, python: Path, 
             assert plan(LlmJob(model, tmp_path / "a.rkllm", good))
 
 
+def test_paths_are_those_of_where_one_stands(
+    model: Path, python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker runs elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toolkit").symlink_to(python.parent.parent)
+    options = LlmOptions(dataset=Path("data.json"), model_lora=Path("lora"))
+    done = convert_llm(LlmJob(Path(model.name), Path("made") / "a.rkllm", options), Path("toolkit/bin/python"))
+    assert done.file.read_bytes() == b"RKLLM exported"
+    load, build = seen(tmp_path)[:2]
+    assert [load["model"], load["model_lora"], build["dataset"]] == [
+        str(tmp_path / name) for name in ("model", "lora", "data.json")
+    ]
+
+
 def test_without_quantisation_nothing_is_said_of_how(model: Path, tmp_path: Path) -> None:
     _, build, _ = plan(LlmJob(model, tmp_path / "a.rkllm", LlmOptions(do_quantization=False)))
     assert set(build.named) == {
@@ -366,6 +381,18 @@ def test_a_file_that_the_toolkit_names_otherwise(
     monkeypatch.setenv("RKLLM_STANDIN", "unchanged")
     with pytest.raises(errors.ConversionError, match=r"wrote no \.rkllm file"):
         convert_llm(LlmJob(tmp_path / "older.rkllm", tmp_path / "b.rkllm"), python)
+
+
+def test_what_the_toolkit_writes_beside_the_model_is_kept(
+    model: Path, python: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RKLLM_STANDIN", "lora")
+    words = ["--model-lora", tmp_path / "lora", "--python", python]
+    code, told, _ = run("convert", "llm", model, "--out", tmp_path / "made" / "calm.rkllm", *words)
+    assert code == 0
+    written = {file.name: file.read_bytes() for file in (tmp_path / "made").iterdir()}
+    assert written == {"calm.rkllm": b"RKLLM exported", "calm_lora.rkllm": b"RKLLM adapter"}
+    assert "calm_lora.rkllm: 0.00 MB" in told
 
 
 def test_an_installed_toolkit_that_does_not_work(model: Path, python: Path, tmp_path: Path) -> None:

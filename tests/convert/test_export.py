@@ -21,7 +21,7 @@ import vlm
 from encoders import fit_image, load_image
 from vlm.cli import app
 from vlm.convert.environment import Converter
-from vlm.convert.export import Exported, ExportJob, export
+from vlm.convert.export import Exported, ExportJob, Part, export
 from vlm.convert.vision import VisionJob, convert_vision
 from vlm.errors import ConversionError, EncoderMismatchError, OptionError
 from vlm.profile import load_profile
@@ -61,7 +61,7 @@ class Authors:
         self.converter.run(AUTHORS, job, self.folder)
 
     def export(self, part: Any, **options: Any) -> Any:
-        return export(ExportJob(part, str(self.out / "profile.toml"), self.model, self.out, **options), self.converter)
+        return export(ExportJob(part, self.out, self.model, **options), self.converter)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,11 @@ def authors(
         made = Authors(kind, real_converter, tmp_path_factory.mktemp(kind))
         made.run(make=kind, directory=str(made.model))
         write(kind, made.model, made.out)
-        made.exported = {part: made.export(part, weights="fp32") for part in ("vision", "words")}
+        parts: tuple[Part, ...] = ("vision", "words")
+        with pytest.MonkeyPatch.context() as patch:  # as a reader names them, where he stands
+            patch.chdir(made.folder)
+            jobs = {part: ExportJob(part, "tiny", Path("model"), weights="fp32") for part in parts}
+            made.exported = {part: export(job, real_converter) for part, job in jobs.items()}
         models[kind] = made
     return models[kind]
 
@@ -89,7 +93,7 @@ def test_onnx_runtime_equals_pytorch(authors: Authors) -> None:
         print(f"{authors.kind} {part}: cosine {done.cosine:.9f}, largest difference {done.difference:.2g}")
         assert done.cosine >= 0.9999
         assert done.difference < 1e-2  # of logits that the spread weights make large
-        assert all(file.parent == authors.out for file in done.files)
+        assert all(file.parent == Path("tiny") for file in done.files)
     models = {"vision_encoder.onnx", "decoder_model_merged.onnx", "embed_tokens.onnx"}
     beside = {"profile.toml", "tokenizer.json", "config.json", "generation_config.json"}
     assert {path.name for path in authors.out.iterdir()} == models | beside
@@ -202,12 +206,15 @@ def test_models_that_cannot_be_exported(real_converter: Converter, tmp_path: Pat
     (job.source / "config.json").write_text('{"model_type": "minicpmv"}')
     with pytest.raises(ConversionError, match="'minicpmv' is not one of qwen2_vl"):
         export(job, real_converter)
+    with pytest.raises(OptionError, match=r"The files of demo come with rkvlm, .*--out"):
+        export(ExportJob("words", "demo", job.source), real_converter)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ORDINARY)
 def test_the_commands(authors: Authors) -> None:
-    where = ["--from", str(authors.model), "--out", str(authors.out), "--dir", str(authors.converter.directory)]
+    """Without --out, the files go to where the model is looked for."""
+    where = ["--from", str(authors.model), "--dir", str(authors.converter.directory)]
     for command, name in (("export", "vision_encoder.onnx"), ("host", "decoder_model_merged_fp16.onnx")):
         done = CliRunner().invoke(app, ["convert", command, str(authors.out / "profile.toml"), *where])
         assert done.exit_code == 0, done.output

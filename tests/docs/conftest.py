@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from desk import MODEL, make_desk, make_models
+from desk import MODEL, make_conversion, make_desk, make_models
 from sample_pictures import ROOT
 
+from vlm.convert.environment import Converter
 from vlm.profile import load_profile
 
 sys.path.insert(0, str(ROOT / "tests" / "pull"))
@@ -39,6 +40,12 @@ def service() -> Iterator[Served]:
     """The demo model, served for the whole session."""
     with serve("--model", "demo", "--allow-urls") as served:
         yield served.ready()
+
+
+@pytest.fixture(scope="session")
+def conversion(real_converter: Converter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of its authors, and what is exported of it."""
+    return make_conversion(tmp_path_factory.mktemp("conversion"), real_converter)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Where the documentation's commands are run: a checkout seen from its root, and what a reader has beside it.
 
-His photographs are sample pictures. Of his models only the shapes are the real ones: the weights are made here.
+His photographs are sample pictures. Of his models only the shapes are the real ones: the weights are made here. What
+he converts is a tiny model of MODEL's family.
 """
 
 from __future__ import annotations
@@ -14,13 +15,19 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from sample_pictures import PICTURES, ROOT
 
+from vlm.convert.environment import Converter
+from vlm.convert.export import ExportJob, export
 from vlm.profile import EncoderKeys, load_profile
 
 sys.path.insert(0, str(ROOT / "tests" / "host"))
+sys.path.insert(0, str(ROOT / "tests" / "convert"))
 
 import tiny_model
+import tiny_words
 
 MODEL = "qwen2-vl-2b"
+AUTHORS = "Qwen2-VL-2B-Instruct"
+KIND = "qwen2_vl"
 ROOMS = ("configs", "deploy", "docs", "encoders", "samples", "tests", "vlm", "pyproject.toml", "README.md")
 PHOTOS = ("blue-star.jpg", "night.jpg", "two-hearts.png", "tower.jpg")
 
@@ -55,6 +62,27 @@ def make_models(place: Path) -> Path:
     tiny_model.byte_tokenizer(specials).save(str(out / "tokenizer.json"))
     _encoder(out / "vision_encoder.onnx", profile.encoder)
     return place
+
+
+def make_conversion(place: Path, converter: Converter) -> Path:
+    """The authors' model as it is downloaded, in AUTHORS, and in MODEL a profile with what is exported of it.
+
+    A directory counts before the profile of its name, so that `--model MODEL` is the tiny one where MODEL lies.
+    """
+    job = {"make": KIND, "directory": str(place / AUTHORS)}
+    converter.run(ROOT / "tests" / "convert" / "authors.py", job, place)
+    tiny_words.write(KIND, place / AUTHORS, place / MODEL)
+    for part in ("vision", "words"):
+        export(ExportJob(part, place / MODEL, place / AUTHORS), converter)
+    return place
+
+
+def bring_conversion(desk: Path, made: Path, *, exported: bool) -> None:
+    """Lay the authors' model on a desk, and its ONNX files where they are exported already."""
+    shutil.copytree(made / AUTHORS, desk / AUTHORS)
+    (desk / MODEL).mkdir()
+    for file in (made / MODEL).iterdir() if exported else [made / MODEL / "profile.toml"]:
+        shutil.copy(file, desk / MODEL)
 
 
 def _encoder(path: Path, keys: EncoderKeys) -> None:

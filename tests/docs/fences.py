@@ -38,6 +38,7 @@ SLOW = ("vlm bench", "vlm convert", "python samples/demo")
 SERVICE = re.compile(r"\b(?:127\.0\.0\.1|localhost|board):8080\b")
 EXIT = re.compile(r"# exit code (\d+)$", re.MULTILINE)
 VLM = f'{shlex.quote(sys.executable)} -c "from vlm.cli import main; main()"'
+_WRITTEN_OUT = re.compile(r"^(.*)<<'(\w+)'\n.*?^\2$", re.DOTALL | re.MULTILINE)
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -69,13 +70,24 @@ class Fence:
         return any(line.startswith("vlm serve") and "--new-key" not in line for line in self.commands)
 
     @property
+    def converts(self) -> bool:
+        """It wants the vendor's converter, and a model of its authors."""
+        return any(line.startswith("vlm convert") for line in self.commands)
+
+    @property
+    def exports(self) -> bool:
+        """It makes a model's ONNX files itself."""
+        return any(line.startswith(("vlm convert export", "vlm convert host")) for line in self.commands)
+
+    @property
     def slow(self) -> bool:
         return any(line.startswith(SLOW) for line in self.commands)
 
     @property
     def commands(self) -> list[str]:
-        """Its lines without comments; those that a backslash continues in one."""
-        lines = [line.partition("  #")[0].strip() for line in self.text.replace("\\\n", " ").splitlines()]
+        """Its lines without comments and without files that are written out in it; continued ones in one."""
+        text = _WRITTEN_OUT.sub(r"\1", self.text).replace("\\\n", " ")
+        lines = [line.partition("  #")[0].strip() for line in text.splitlines()]
         return [line for line in lines if line and not line.startswith("#")]
 
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import fences
 import pytest
 import tomllib
+from desk import bring_conversion
 from fences import ELSEWHERE, KINDS, PAGES, Fence
 from sample_pictures import ROOT, TRUTH
 from service_rig import Served, serve
@@ -39,8 +40,13 @@ RUN = [
     "fence",
     [pytest.param(f, id=str(f), marks=[pytest.mark.slow, pytest.mark.timeout(1200)] if f.slow else []) for f in RUN],
 )
-def test_a_block_does_what_it_says(fence: Fence, desk: Path, request: pytest.FixtureRequest) -> None:
+def test_a_block_does_what_it_says(
+    fence: Fence, desk: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     address = ""
+    if fence.converts:
+        bring_conversion(desk, request.getfixturevalue("conversion"), exported=not fence.exports)
+        monkeypatch.setenv("VLM_CONVERTER_DIR", str(request.getfixturevalue("real_converter").directory))
     if fence.served:
         served: Served = request.getfixturevalue("service")
         address = served.url.removeprefix("http://")

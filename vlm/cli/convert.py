@@ -92,6 +92,7 @@ def vision(
     job = VisionJob(model, onnx, target, dtype, calibration, out, pictures, ask, least)
     with Console(stderr=True).status("") as status:
         builds = list(convert_vision(job, environment.open_converter(directory), status.update))
+    print(f"Simulated by rknn-toolkit2 {builds[0].toolkit}, beside ONNX Runtime:")
     Console().print(comparison_table(builds))
     for built in builds:
         if built.kept:
@@ -103,25 +104,29 @@ Source = Annotated[
     Path,
     typer.Option("--from", help="Directory of the authors' model: config.json, weights, tokenizer.json."),
 ]
-ProfileName = Annotated[str, typer.Argument(metavar="PROFILE", help="The model's profile, a name or a file.")]
-Out = Annotated[Path, typer.Option(help="Where the files go.")]
+Exported = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A profile's name, a profile file, or a model directory.")
+]
+Out = Annotated[
+    Path | None, typer.Option(help="Where the files go; the model's directory, where `vlm` finds them, if not given.")
+]
 
 
 @app.command()
-def export(profile: ProfileName, source: Source, out: Out = Path(), directory: Directory = None) -> None:
+def export(model: Exported, source: Source, out: Out = None, directory: Directory = None) -> None:
     """Export a model's vision tower to ONNX, at the size of its profile: what `vlm convert vision` builds from.
 
     The model is one that transformers loads: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, InternVL, Janus, Idefics3, SmolVLM.
     Example: vlm convert export qwen2-vl-2b --from Qwen2-VL-2B-Instruct
     """
-    _export("vision", profile, source, out, directory)
+    _export("vision", model, source, out, directory)
 
 
 @app.command()
 def host(
-    profile: ProfileName,
+    model: Exported,
     source: Source,
-    out: Out = Path(),
+    out: Out = None,
     weights: Annotated[str, typer.Option(help="How the weights are stored: fp32, fp16, int8 or int4.")] = "fp16",
     directory: Directory = None,
 ) -> None:
@@ -129,14 +134,14 @@ def host(
 
     Together with the encoder of `vlm convert export` in the same directory, `vlm describe --model` runs it.
     """
-    _export("words", profile, source, out, directory, weights)
+    _export("words", model, source, out, directory, weights)
 
 
 def _export(
     part: Part,
-    profile: str,
+    model: str,
     source: Path,
-    out: Path,
+    out: Path | None,
     directory: Path | None,
     weights: str = "fp16",
 ) -> None:
@@ -147,7 +152,7 @@ def _export(
 
     converter = environment.open_converter(directory)
     with Console(stderr=True).status(f"exporting the {part} of {source.name}"):
-        done = export(ExportJob(part, profile, source, out, weights), converter)
+        done = export(ExportJob(part, model, source, out, weights), converter)
     for file in done.files:
         print(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
     print(f"ONNX Runtime beside PyTorch: cosine {done.cosine:.7f}, largest difference {done.difference:.2g}")
@@ -194,7 +199,8 @@ def llm(
         print(f"{prompt}\n-> {reply}")
     if done.perplexity is not None:
         print(f"perplexity on {text}: {done.perplexity:.3f}")
-    print(f"{done.file}: {done.file.stat().st_size / 1e6:.2f} MB, by rkllm-toolkit {done.toolkit}")
+    for file in (done.file, *done.beside):
+        print(f"{file}: {file.stat().st_size / 1e6:.2f} MB, by rkllm-toolkit {done.toolkit}")
 
 
 @app.command()
@@ -224,8 +230,7 @@ def comparison_table(builds: Sequence[Built]) -> Table:
     """A row for each picture, a column for each build: its cosine, and whether the answers are the same."""
     from rich.table import Table
 
-    title = f"simulated by rknn-toolkit2 {builds[0].toolkit}, beside ONNX Runtime"
-    table = Table("cosine", *(f"{built.dtype} {built.target}" for built in builds), box=None, title=title)
+    table = Table("cosine", *(f"{built.dtype} {built.target}" for built in builds), box=None)
     for row in zip(*(built.comparisons for built in builds), strict=True):
         cells = [f"{each.cosine:.7f}{_said(each.answers)}" for each in row]
         table.add_row(row[0].picture, *cells)

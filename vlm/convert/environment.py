@@ -14,10 +14,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from vlm.errors import ConversionError, ConverterError, OptionError
@@ -74,30 +75,37 @@ class Converter:
         """Its interpreter."""
         return _python_of(self.directory)
 
-    def run(self, worker: Path, job: dict[str, Any], folder: Path, *, log: Path | None = None) -> dict[str, Any]:
+    def run(self, worker: Path, job: dict[str, Any], folder: Path, **options: Any) -> dict[str, Any]:
         """Run a worker script in it: see `run_worker`."""
-        return run_worker(self.python, worker, job, folder, log=log)
+        return run_worker(self.python, worker, job, folder, **options)
 
 
 def run_worker(
-    python: Path, worker: Path, job: dict[str, Any], folder: Path, *, log: Path | None = None
+    python: Path,
+    worker: Path,
+    job: dict[str, Any],
+    folder: Path,
+    *,
+    log: Path | None = None,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Run a worker script on a job with some Python, and return its reply.
 
     worker: a file that imports nothing of rkvlm; it reads the job from the JSON file it is given, writes its reply to
     the job's "reply", and exits with 0. folder: for those two files, and for worker.log, where what the vendor's tools
-    print goes. log: where that is kept of a worker that fails. Raises ConversionError with the worker's own reason, or
-    the end of what was printed.
+    print goes. log: where that is kept of a worker that fails. environment: variables besides this process's. Raises
+    ConversionError with the worker's own reason, or the end of what was printed.
     """
     job_file, reply_file, printed = folder / "job.json", folder / "reply.json", folder / LOG_OF_WORKER
     job_file.write_text(json.dumps({**job, "reply": str(reply_file)}), encoding="utf-8")
     reply_file.unlink(missing_ok=True)
-    # What the toolkit leaves uninitialised in the file that it writes is old memory of its process; so it is zeros.
-    environment = {**os.environ, "MALLOC_PERTURB_": "255"}
     with printed.open("wb") as output:
-        command = [str(python), "-I", str(worker), str(job_file)]
+        # A path is this process's own, while a bare name is looked for on the PATH; symbolic links make environments.
+        program = python.absolute() if len(python.parts) > 1 else python
+        command = [str(program), "-I", str(worker), str(job_file)]
+        variables = {**os.environ, **environment}
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder, env=environment, check=False
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=folder, env=variables, check=False
         )
     reply: dict[str, Any] = json.loads(reply_file.read_text(encoding="utf-8")) if reply_file.exists() else {}
     if done.returncode != 0 or "error" in reply:

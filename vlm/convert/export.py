@@ -15,7 +15,8 @@ from typing import Final, Literal
 from encoders import open_encoder
 from vlm.convert.environment import Converter
 from vlm.errors import AccuracyError, OptionError
-from vlm.profile import load_profile
+from vlm.locate import find_profile
+from vlm.settings import load_settings
 
 Part = Literal["vision", "words"]
 WORKER: Final = Path(__file__).with_name("export_worker")
@@ -29,16 +30,16 @@ _EXTERNAL: Final = 1_500_000_000  # a protobuf file ends at 2 GB
 class ExportJob:
     """What to export.
 
-    part: the vision tower, or the words. profile: a profile's name or file; says the encoder's size. source: the
-    directory of the authors' model, as transformers loads it (config.json, weights, tokenizer.json). out: where the
-    files go. weights: how those of the words are stored, one of
-    WEIGHTS. external_bytes: above this they lie in a file of their own.
+    part: the vision tower, or the words. model: as `vlm.load` takes it; its profile says the encoder's size. source:
+    the directory of the authors' model, as transformers loads it (config.json, weights, tokenizer.json). out: where the
+    files go; None is the model's own directory, where a PC looks for them. weights: how those of the words are stored,
+    one of WEIGHTS. external_bytes: above this they lie in a file of their own.
     """
 
     part: Part
-    profile: str
+    model: str | Path
     source: Path
-    out: Path
+    out: Path | None = None
     weights: str = "fp16"
     external_bytes: int = _EXTERNAL
 
@@ -53,23 +54,25 @@ class Exported:
 
 
 def export(job: ExportJob, converter: Converter) -> Exported:
-    """Write the files of one part; nothing is left in `out` of an export that failed.
+    """Write the files of one part; of an export that failed, nothing is left but its log.
 
     Raises ProfileError, OptionError, ConversionError where transformers or the exporter fails, AccuracyError where ONNX
     Runtime disagrees with PyTorch, EncoderMismatchError where the tower is not what the profile says.
     """
-    profile = load_profile(job.profile)
+    profile, directory = find_profile(job.model, load_settings())
     if job.weights not in WEIGHTS:
         raise OptionError(f'"{job.weights}" is no way to store weights; known: {", ".join(WEIGHTS)}.')
     if not (job.source / "config.json").is_file():
         raise OptionError(f"{job.source} is no directory of a model: it has no config.json.")
-    spec = profile.vision
+    if job.out is None and profile.files.bundled:
+        raise OptionError(f"The files of {profile.name} come with rkvlm, and stay as they are; say where with --out.")
+    spec, out = profile.vision, job.out or directory
     try:
-        job.out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
-        raise OptionError(f"The directory {job.out} cannot be made: {exc.strerror}.") from exc
-    with TemporaryDirectory(prefix=".export-", dir=job.out) as name:
-        folder = Path(name)
+        raise OptionError(f"The directory {out} cannot be made: {exc.strerror}.") from exc
+    with TemporaryDirectory(prefix=".export-", dir=out) as name:
+        folder = Path(name).resolve()
         made = folder / "made"
         worker_job = {
             "part": job.part,
@@ -79,7 +82,7 @@ def export(job: ExportJob, converter: Converter) -> Exported:
             "weights": job.weights,
             "external_bytes": job.external_bytes,
         }
-        reply = converter.run(WORKER, worker_job, folder, log=job.out / "export.log")
+        reply = converter.run(WORKER, worker_job, folder, log=out / "export.log")
         if reply["cosine"] < LEAST:
             raise AccuracyError(
                 f"ONNX Runtime and PyTorch disagree on the {job.part}: cosine {reply['cosine']:.6f}, expected at least "
@@ -87,7 +90,7 @@ def export(job: ExportJob, converter: Converter) -> Exported:
             )
         if job.part == "vision":
             open_encoder(made / "vision_encoder.onnx", spec).close()
-        files = tuple(_move(file, job.out) for file in sorted(made.iterdir()))
+        files = tuple(_move(file, out) for file in sorted(made.iterdir()))
     return Exported(files, reply["difference"], reply["cosine"])
 
 

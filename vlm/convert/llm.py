@@ -24,6 +24,8 @@ from vlm.convert.llm_rules import check
 from vlm.errors import ConversionError, ConverterError, OptionError
 
 WORKER: Final = Path(__file__).with_name("llm_worker.py")
+MADE: Final = "made"
+"""What the toolkit is to call its file, without the ending, before it has its own name."""
 WINDOW: Final = 512
 """Tokens that perplexity is counted over at a time, as in the vendor's example."""
 CHAT: Final = {"max_length": 256, "do_sample": False, "top_k": 1}
@@ -63,10 +65,12 @@ class Call:
 class Converted:
     """What was made.
 
-    replies: the quantised model's to each prompt of the job. perplexity: its on the job's text, if there was one.
+    beside: other .rkllm files that the toolkit wrote with it, such as a LoRA adapter's. replies: the quantised model's
+    to each prompt of the job. perplexity: its on the job's text, if there was one.
     """
 
     file: Path
+    beside: tuple[Path, ...]
     toolkit: str
     replies: tuple[str, ...]
     perplexity: float | None
@@ -129,11 +133,14 @@ def convert_llm(job: LlmJob, python: Path, say: Callable[[str], None] = lambda _
         say(f"{calls[0].name} and on; what the toolkit prints goes to {folder / LOG_OF_WORKER}")
         worker_job = {"calls": [_within(call, folder) for call in calls], "cuda": job.options.device == "cuda"}
         reply = run_worker(python, WORKER, worker_job, folder, log=job.out.with_suffix(".log"))
-        made = _made(folder, job.source)
+        made, *others = _made(folder, job.source)
         os.replace(made, job.out)
+        beside = tuple(job.out.with_name(job.out.stem + other.name.removeprefix(MADE)) for other in others)
+        for other, place in zip(others, beside, strict=True):
+            os.replace(other, place)
     losses: list[float] = reply["losses"]
     perplexity = math.exp(sum(losses) / len(losses)) if losses else None
-    return Converted(job.out, toolkit, tuple(reply["replies"]), perplexity)
+    return Converted(job.out, beside, toolkit, tuple(reply["replies"]), perplexity)
 
 
 def _given(options: LlmOptions, names: Sequence[str]) -> dict[str, Any]:
@@ -171,7 +178,7 @@ def _windows(source: Path, text: Path) -> list[list[int]]:
 def _within(call: Call, folder: Path) -> list[Any]:
     """The call as the worker is told it, with the file that it changes or makes inside `folder`."""
     if call.name == "export_rkllm":
-        return [call.name, [str(folder / "made.rkllm")], {}]
+        return [call.name, [str(folder / f"{MADE}.rkllm")], {}]
     if call.name == "update_rkllm":
         copy = folder / Path(call.named["model"]).name
         shutil.copyfile(call.named["model"], copy)
@@ -179,10 +186,13 @@ def _within(call: Call, folder: Path) -> list[Any]:
     return [call.name, list(call.positional), dict(call.named)]
 
 
-def _made(folder: Path, source: Path) -> Path:
-    """The file that the toolkit wrote: some releases add .rkllm to the name given; update_rkllm may change its own."""
-    files = sorted(folder.glob("*.rkllm"), key=lambda file: file.name == source.name)
+def _made(folder: Path, source: Path) -> list[Path]:
+    """The files that the toolkit wrote, the model's first, which has the shortest name.
+
+    Some releases add .rkllm to the name given; update_rkllm may change its own.
+    """
+    files = sorted(folder.glob("*.rkllm"), key=lambda file: (file.name == source.name, len(file.name)))
     fresh = [file for file in files if file.name != source.name or not filecmp.cmp(file, source, shallow=False)]
     if not fresh or fresh[0].stat().st_size == 0:
         raise ConversionError("rkllm-toolkit says that all went well, but wrote no .rkllm file.")
-    return fresh[0]
+    return fresh

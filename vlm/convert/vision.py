@@ -30,6 +30,8 @@ from vlm.settings import load_settings
 # Below this cosine a build is refused, unless another bound is asked for.
 LEAST: Final = {"fp16": 0.999, "int8": 0.99}
 MOST_PICTURES: Final = 20
+# What the toolkit leaves uninitialised in the file that it writes is old memory of its process; so it is zeros.
+ZEROED: Final = {"MALLOC_PERTURB_": "255"}
 WORKER = Path(__file__).with_name("vision_worker.py")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
@@ -238,7 +240,8 @@ def _make_directory(directory: Path) -> None:
 def _run(converter: Converter, toolkit_job: dict[str, Any], folder: Path, file: Path) -> str:
     """Build and simulate; the toolkit's version. What it printed is kept beside the file if it fails."""
     try:
-        return str(converter.run(WORKER, toolkit_job, folder, log=file.with_suffix(".log"))["toolkit"])
+        done = converter.run(WORKER, toolkit_job, folder, log=file.with_suffix(".log"), environment=ZEROED)
+        return str(done["toolkit"])
     except ConversionError as exc:
         raise ConversionError(f"{toolkit_job['target']}: {exc}") from exc
 

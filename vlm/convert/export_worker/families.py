@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,14 @@ class Family:
     tower: Literal["grid", "patches", "features"]
     language: str = "language_model"
     deepstack: bool = False
+
+
+def let_go(parent: Any, names: Iterable[str]) -> None:
+    """Free the parts of a model that are not exported: with them, one of 2B would fill a PC's memory."""
+    from torch import nn
+
+    for name in list(names):
+        setattr(parent, name, nn.Identity())
 
 
 FAMILIES = {

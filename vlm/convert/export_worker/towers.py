@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from checks import compare, fold
-from families import Family, Refused
+from families import Family, Refused, let_go
 from torch import Tensor, nn
 
 OPSET = 17
@@ -89,6 +89,8 @@ TOWERS = {"grid": GridTower, "patches": PatchTower, "features": FeatureTower}
 def export_tower(family: Family, model: Any, out: Path, size: list[int], external_bytes: int) -> dict[str, Any]:
     """Write vision_encoder.onnx, and compare it with PyTorch on random pixels. Raises Refused for a wrong size."""
     height, width = size
+    let_go(model, ["lm_head"])
+    let_go(model.model, [family.language])
     tower = TOWERS[family.tower](model, height, width).eval()
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(1, 3, height, width, generator=generator)

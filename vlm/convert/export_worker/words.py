@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from checks import compare
-from families import Family, Refused
+from families import Family, Refused, let_go
 from storage import store
 from torch import Tensor, nn
 from transformers import DynamicCache
@@ -65,6 +65,7 @@ def export_words(
     language, head = getattr(model.model, family.language), model.lm_head
     if not (source / "tokenizer.json").is_file():
         raise Refused(f"{source} has no tokenizer.json; save the tokenizer there with transformers (save_pretrained).")
+    let_go(model.model, (name for name, part in model.model.named_children() if part is not language))
     levels = len(model.config.vision_config.deepstack_visual_indexes) if family.deepstack else 0
     step = Step(language, head, levels).eval()
     names, grid = Names(language.config, levels), family.tower == "grid"
@@ -97,6 +98,7 @@ def export_words(
             dynamo=False,
             opset_version=OPSET,
         )
+        model.to("meta")  # its weights are in the files now, and are loaded from there to be stored
         files = [store(raw, out, weights, external_bytes)]
         files.append(store(table, out, "fp32" if weights == "fp32" else "fp16", external_bytes))
     for name in COPIED:
