@@ -67,6 +67,27 @@ def test_a_full_queue_is_not_ready(tmp_path: Path) -> None:
         served.ready()
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_is_logged_and_counted_as_one(stream: bool, tmp_path: Path) -> None:
+    with serve(*standin_words(tmp_path, "1.3.0")) as served:
+        served.ready()
+        body = {
+            "model": "demo",
+            "prompt": "[id=a][tokens=1500][pace=20]",
+            "stream": stream,
+            "options": {"num_predict": 1500},
+        }
+        if stream:
+            with httpx.stream("POST", served.url + "/api/generate", json=body) as told:
+                next(told.iter_lines())
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(served.url + "/api/generate", json=body, timeout=httpx.Timeout(10, read=0.5))
+        wait_until(lambda: '"status": 499' in served.errors, served.errors)
+        assert '"finish_reason": "abort"' in served.errors
+        assert 'route="/api/generate",status="499"' in served.get("/metrics").text
+
+
 def test_a_model_that_cannot_be_opened_ends_it(tmp_path: Path) -> None:
     done = refused("--port", 0, *standin_words(tmp_path, "1.3.0", "[fail=invalid]"))
     assert done.returncode == errors.ModelError.exit_code

@@ -41,7 +41,7 @@ SHAPES: dict[str, Callable[[Problem], dict[str, Any]]] = {
 """How an error is said under an address; the first that fits counts."""
 
 LEFT = 499
-"""The status in the log of a request whose client left before the answer, as nginx has it."""
+"""The status in the log of a request whose client left before the end of the answer, as nginx has it."""
 
 
 def create_app(
@@ -125,6 +125,8 @@ class Gate:
     def _done(self, scope: Scope, status: int, began: float) -> None:
         reply = scope["state"].get("reply")
         answer = reply.answer if reply else None
+        if answer is not None and reply.error is None and answer.finish_reason == "abort":
+            status = LEFT
         self._service.metrics.count(logs.route_of(scope), status, answer)
         logs.request_done(scope, status, began, answer, self._service.settings.log_content)
 
