@@ -26,7 +26,7 @@ PAGES = [
     *sorted(ROOT.glob("*.md")),
     *(path for room in ("docs", "configs", "deploy", "samples") for path in sorted((ROOT / room).rglob("*.md"))),
 ]
-KINDS = ("sh", "python", "toml", "json", "text")
+KINDS = ("sh", "python", "toml", "text")
 ON_A_BOARD = ("# on a board", "# 在开发板上")
 ELSEWHERE = {
     "samples/try.sh": ".ci/run",
@@ -146,7 +146,7 @@ def wrong_words(command: str) -> str | None:
     """What is wrong with a command: an option that `vlm` or a script does not have, a script that is not there."""
     words = shlex.split(command, comments=True)
     words = words[1:] if words[0] == "sudo" else words
-    if words[0] == "vlm":
+    if words[0] in ("vlm", ".venv/bin/vlm"):
         return _wrong_vlm(words[1:])
     script = ROOT / words[0]
     if "/" in words[0] and script.is_relative_to(ROOT) and not words[0].startswith("/"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -82,11 +81,6 @@ def test_settings_and_profiles_are_taken(
     else:
         monkeypatch.setenv("VLM_CONFIG", str(file))
         load_serve_settings()
-
-
-@pytest.mark.parametrize("fence", of("json"), ids=str)
-def test_json_is_json(fence: Fence) -> None:
-    json.loads(fence.text)
 
 
 def test_no_block_is_of_another_kind() -> None:

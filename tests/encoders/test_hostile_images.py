@@ -20,14 +20,16 @@ from encoders.errors import ImageError
 
 # Run in a process of its own, where every Python warning is an error and the memory taken is all its own.
 CHILD = """
-import json, resource, sys
+import json, re, sys
+from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import picture_files
 from encoders import ImageLimits, VisionSpec, load_image
 from encoders.errors import ImageError
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    # Not getrusage: it would tell that of the process that started this one, where that was larger.
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
 
 limits = ImageLimits(max_pixels=4_000_000)
 needed = VisionSpec(height=16, width_px=16, tokens=1, width=1)
