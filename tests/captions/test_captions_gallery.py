@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from vlm.captions.journal import Caption, Journal
 from vlm.captions.scan import Stamp
 from vlm.errors import FolderError
 
+FOUND = re.compile(r"^\d+ found")
 NASTY = "<script>alert(1)<img src=x onerror=alert(2)>.jpg"
 
 
@@ -45,7 +47,7 @@ def search(page: Any, words: str) -> list[str]:
     page.keyboard.press("/")
     page.keyboard.press("Control+A")
     page.keyboard.type(words)
-    page.wait_for_function("/^[0-9]+ found/.test(document.getElementById('found').textContent)")
+    page.locator("#found").filter(has_text=FOUND).wait_for()  # a function would be forbidden by the page's policy
     return list(page.locator("#results small").all_inner_texts())
 
 

@@ -148,16 +148,12 @@ class Line:
 
     def announce(self) -> None:
         """Call the listeners of the replies that have something new. Not with the lock held: they are strangers."""
-        told: set[Reply] = set()
         while self._news:
             try:
                 reply = self._news.popleft()
             except IndexError:  # another thread took the last one
                 break
-            if reply in told:
-                continue
-            told.add(reply)
-            try:
+            try:  # each time: a reply may have more news than when it was called a moment ago
                 reply.announce()
             except Exception:  # one listener's failure must not be the end of everybody's answers
                 _log.exception("A listener failed")
