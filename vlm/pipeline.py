@@ -250,8 +250,8 @@ class VLM:
         messages: list[Message],
         pictures: list[Any],
         given: dict[str, Any],
-        tools: Sequence[Mapping[str, Any]] = (),
-        check: Callable[[], None] = no_check,
+        tools: Sequence[Mapping[str, Any]],
+        check: Callable[[], None],
     ) -> tuple[Request, RunOptions, float | None]:
         """What is asked of the language model, with which options, and how long the pictures took in milliseconds."""
         started = time.perf_counter()

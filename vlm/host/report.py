@@ -90,8 +90,7 @@ class Report:
 def _peak_mb() -> float:
     """The most memory that this process has had. Linux's getrusage tells of the one that started it, if it had more."""
     try:
-        told = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        own = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii", errors="replace"))
     except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    found = re.search(r"VmHWM:\s+(\d+) kB", told)
-    return int(found[1]) / 1024 if found else 0.0
+        own = None
+    return (int(own[1]) if own else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
